@@ -1,0 +1,15 @@
+"""Thin, deep, fast Keras networks out of wide ones: FitNet hints and distillation."""
+
+from keras_fitnets.callbacks import LambdaAnnealing
+from keras_fitnets.callbacks import StudentCheckpoint
+from keras_fitnets.callbacks import TemperatureAnnealing
+from keras_fitnets.distiller import Distiller
+from keras_fitnets.hints import Hint
+from keras_fitnets.layers import HintRegressor
+from keras_fitnets.layers import Maxout
+from keras_fitnets.losses import HintLoss
+from keras_fitnets.losses import SoftTargetCrossentropy
+from keras_fitnets.losses import hint_loss
+from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.stagewise import fit_stagewise
+from keras_fitnets.teacher import Teacher

@@ -1,0 +1,166 @@
+"""What changes from epoch to epoch: λ, τ, and the student on disk."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+class _Annealing(keras.callbacks.Callback):
+    """A number of the model that follows a function of the epoch."""
+
+    argument: str
+    log: str
+
+    def __init__(
+        self,
+        start: Any,
+        end: float | None = None,
+        epochs: int | None = None,
+        delay: int = 0,
+    ) -> None:
+        super().__init__()
+        self._schedule = start if callable(start) else _linear(start, end, epochs, delay)
+        if callable(start) and (end, epochs, delay) != (None, None, 0):
+            raise ValueError(
+                f"{type(self).__name__} takes either a schedule alone, or start, end and "
+                f"epochs; received {start!r} with end={end}, epochs={epochs}, "
+                f"delay={delay}."
+            )
+
+    def value(self, epoch: int) -> float:
+        """The value in an epoch, counted from 0."""
+        return float(self._schedule(epoch))
+
+    def set_model(self, model: Any) -> None:
+        if not hasattr(model, self.argument):
+            raise TypeError(
+                f"{type(self).__name__} sets `{self.argument}` of a "
+                f"keras_fitnets.Distiller; it was given to {model!r}."
+            )
+        super().set_model(model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Stage "hint" uses neither λ nor τ, and has epochs of its own.
+        if self.model.stage != "hint":
+            setattr(self.model, self.argument, self.value(epoch))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.model.stage != "hint" and logs is not None:
+            logs[self.log] = getattr(self.model, self.argument)
+
+
+class LambdaAnnealing(_Annealing):
+    """Anneals λ, the weight of the soft targets, over the epochs.
+
+    `λ(epoch) = start + (end - start) · (epoch - delay) / (epochs - 1)`, held at
+    `start` before and at `end` after: the curriculum of Romero et al., "FitNets"
+    (arXiv 1412.6550), section 2.4, which goes from 4 to 1. It follows from the number
+    of the epoch alone, so that a resumed run goes on where it was. The value stands
+    in the logs as `lambda`; callbacks that read it come after this one.
+
+    Args:
+        start: λ in the first epoch; or, alone, a
+            `keras.optimizers.schedules.LearningRateSchedule` or a function from the
+            number of the epoch, counted from 0, to λ.
+        end: λ in the last of `epochs` epochs.
+        epochs: how many epochs the way from `start` to `end` takes.
+        delay: how many epochs stay at `start` before.
+
+    Raises:
+        ValueError: if a number is missing or out of range.
+        TypeError: when it is given to a model that is no `Distiller`.
+
+    Example:
+
+    >>> annealing = LambdaAnnealing(4.0, 1.0, epochs=4)
+    >>> [annealing.value(epoch) for epoch in range(5)]
+    [4.0, 3.0, 2.0, 1.0, 1.0]
+    """
+
+    argument = "lambda_"
+    log = "lambda"
+
+
+class TemperatureAnnealing(_Annealing):
+    """Anneals τ, the relaxation of the soft targets, over the epochs.
+
+    As `LambdaAnnealing` does λ. The value stands in the logs as `temperature`.
+
+    Args:
+        start: τ in the first epoch; or, alone, a schedule or a function of the epoch.
+        end: τ in the last of `epochs` epochs.
+        epochs: how many epochs the way from `start` to `end` takes.
+        delay: how many epochs stay at `start` before.
+
+    Raises:
+        ValueError: if a number is missing or out of range.
+        TypeError: when it is given to a model that is no `Distiller`.
+
+    Example:
+
+    >>> annealing = TemperatureAnnealing(lambda epoch: 10 / (epoch + 1))
+    >>> [annealing.value(epoch) for epoch in range(2)]
+    [10.0, 5.0]
+    """
+
+    argument = "temperature"
+    log = "temperature"
+
+
+class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
+    """`keras.callbacks.ModelCheckpoint` for the student alone.
+
+    The file holds a plain Keras model without teacher, regressors or losses.
+
+    Args:
+        filepath: as for `ModelCheckpoint`, ending in `.keras` or `.weights.h5`.
+        monitor: the quantity that `save_best_only` compares, a metric of the student
+            rather than `val_loss`, which moves with λ and τ.
+        mode: `"min"` or `"max"`.
+        **kwargs: as for `ModelCheckpoint`.
+
+    Raises:
+        TypeError: when it is given to a model that is no `Distiller`.
+        ValueError: as `ModelCheckpoint` does.
+
+    Example:
+
+    >>> checkpoint = StudentCheckpoint(
+    ...     "best.keras", monitor="val_accuracy", mode="max", save_best_only=True
+    ... )
+    """
+
+    def __init__(
+        self,
+        filepath: Any,
+        monitor: str = "val_label_loss",
+        mode: str = "min",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filepath, monitor=monitor, mode=mode, **kwargs)
+
+    def set_model(self, model: Any) -> None:
+        if not hasattr(model, "student"):
+            raise TypeError(
+                "StudentCheckpoint saves the student of a keras_fitnets.Distiller; it "
+                f"was given to {model!r}. Use keras.callbacks.ModelCheckpoint there."
+            )
+        super().set_model(model.student)
+
+
+def _linear(
+    start: float, end: float | None, epochs: int | None, delay: int
+) -> Callable[[int], float]:
+    if end is None or epochs is None or epochs < 1 or delay < 0:
+        raise ValueError(
+            "Annealing needs start, end, at least one epoch and no negative delay; "
+            f"received start={start}, end={end}, epochs={epochs}, delay={delay}. For "
+            "example LambdaAnnealing(4.0, 1.0, epochs=500)."
+        )
+
+    def value(epoch: int) -> float:
+        way = min(max(epoch - delay, 0) / max(epochs - 1, 1), 1)
+        return start + (end - start) * way
+
+    return value

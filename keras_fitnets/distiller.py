@@ -1,0 +1,436 @@
+"""The train step of FitNets, as a `keras.Model`."""
+
+import math
+import types
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_fitnets import structure
+from keras_fitnets.hints import hint_pairs
+from keras_fitnets.labels import check_label_loss
+from keras_fitnets.losses import check_temperature
+from keras_fitnets.objective import Objective
+from keras_fitnets.teacher import Teacher
+
+STAGES = ("hint", "kd", "joint")
+_TERMS = ("label_loss", "kd_loss", "hint_loss")
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class Distiller(keras.Model):
+    """Trains a student on the hints and soft targets of a frozen teacher.
+
+    The stages of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the label loss
+    that `compile` is given, `H_τ` the cross-entropy at temperature τ, and the hint
+    loss a sum over the pairs:
+
+    - `"hint"`: `½ ‖u_h(x) - r(v_g(x))‖²` (Eq. 3). Only the student up to its guided
+      layers, and the regressors, are run and trained. Labels are not needed.
+    - `"kd"`: `H(y, P_S) + λ H_τ(P_T, P_S)` (Eq. 2), on the whole student.
+    - `"joint"`: the two together, `Eq. 2 + hint_weight · Eq. 3`.
+
+    Sample weights, class weights and masks weigh every term; the student's regularisers
+    and `add_loss` terms are added. Compiled without a loss there is no label term.
+
+    Args:
+        teacher: a `keras.Model`, a list of them (an ensemble), or a `Teacher`.
+        student: a `keras.Model` with the teacher's inputs and outputs.
+        hints: `("hint_layer", "guided_layer")`, a `Hint`, a list of either,
+            `"middle"` for the middle layer of each network, or None.
+        temperature: τ, positive. Reads as a float; assigning it holds from the next
+            step on.
+        lambda_: λ, at least 0, likewise.
+        stage: `"hint"`, `"kd"` or `"joint"`; by default `"joint"` with hints and
+            `"kd"` without. Can be assigned between calls to `fit`.
+        hint_weight: the factor of the hint loss in stage `"joint"`, at least 0.
+        activation: `"softmax"`, `"sigmoid"` (independent units) or `"auto"`, which
+            sees it from the end of the networks: logits of one unit are sigmoid, of
+            several softmax. A structure like the outputs says it for each; None in
+            it leaves an output out of the soft targets.
+        from_logits: whether the student returns logits rather than probabilities;
+            `"auto"` sees it from the activation that the student ends in.
+        temperature_squared: multiply the soft term by τ², as Hinton et al. (arXiv
+            1503.02531) do.
+        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the steps of
+            the layers up to the guided ones, which stage 1 has trained.
+        **kwargs: `name`, as for any `keras.Model`.
+
+    Raises:
+        TypeError: for arguments of another type.
+        ValueError: for networks, layers or numbers that do not fit, naming them.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> def net(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(width, "relu", name="hidden"),
+    ...         keras.layers.Dense(3, name="logits"),
+    ...     ])
+    >>> distiller = Distiller(net(16), net(2), hints=("hidden", "hidden"), stage="kd")
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> distiller.compile("adam", loss=loss)
+    >>> history = distiller.fit(np.ones((8, 4)), np.ones(8), verbose=0)
+    >>> sorted(history.history)
+    ['kd_loss', 'label_loss', 'loss']
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: keras.Model,
+        hints: Any = None,
+        temperature: float = 3.0,
+        lambda_: float = 4.0,
+        stage: str | None = None,
+        hint_weight: float = 1.0,
+        activation: Any = "auto",
+        from_logits: bool | str = "auto",
+        temperature_squared: bool = False,
+        learning_rate_factor: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        if not isinstance(student, keras.Model):
+            raise TypeError(f"`student` must be a keras.Model; received {student!r}.")
+        if any(member is student for member in teacher.models):
+            raise ValueError(
+                f"Network '{student.name}' is both teacher and student. Give the "
+                "student a network of its own: keras.models.clone_model makes one."
+            )
+        super().__init__(autocast=False, dtype=_policy(student), **kwargs)
+        self.teacher = teacher
+        self.student = student
+        self.hints = hint_pairs(hints, teacher.models, student)
+        self.activation = activation
+        self.from_logits = from_logits
+        self.temperature_squared = temperature_squared
+        # A mapping that Keras does not track: checkpoints need no running means.
+        self._trackers = types.MappingProxyType(
+            {name: keras.metrics.Mean(name=name) for name in _TERMS}
+        )
+        self._objective = Objective(
+            *(teacher, student, self.hints),
+            *(activation, from_logits, temperature_squared),
+        )
+        self.regressors = self._objective.regressors
+        self._active_hints = tuple(range(len(self.hints)))
+        self._temperature = self._scalar("temperature")
+        self._lambda = self._scalar("lambda")
+        self._hint_weight = self._scalar("hint_weight")
+        self.temperature = temperature
+        self.lambda_ = lambda_
+        self.hint_weight = hint_weight
+        self.stage = stage or ("joint" if self.hints else "kd")
+        self.learning_rate_factor = learning_rate_factor
+        self.built = True
+
+    @property
+    def temperature(self) -> float:
+        """τ, the relaxation of the soft targets."""
+        return _read(self._temperature)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.assign(check_temperature(float(value)))
+
+    @property
+    def lambda_(self) -> float:
+        """λ, the weight of the soft targets."""
+        return _read(self._lambda)
+
+    @lambda_.setter
+    def lambda_(self, value: float) -> None:
+        self._lambda.assign(_at_least_zero("lambda_", value))
+
+    @property
+    def hint_weight(self) -> float:
+        """The weight of the hint loss in stage "joint"."""
+        return _read(self._hint_weight)
+
+    @hint_weight.setter
+    def hint_weight(self, value: float) -> None:
+        self._hint_weight.assign(_at_least_zero("hint_weight", value))
+
+    @property
+    def stage(self) -> str:
+        """What is trained: "hint", "kd" or "joint"."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, value: str) -> None:
+        if value not in STAGES:
+            raise ValueError(f"`stage` must be one of {STAGES}; received {value!r}.")
+        if value != "kd" and not self.hints:
+            raise ValueError(
+                f'Stage "{value}" needs hints, and this Distiller has none. Pass '
+                'hints=("hint_layer", "guided_layer"), or use stage="kd".'
+            )
+        self._stage = value
+        self._forget_steps()
+
+    @property
+    def active_hints(self) -> tuple[int, ...]:
+        """The positions of the pairs that stage "hint" trains; all by default."""
+        return self._active_hints
+
+    @active_hints.setter
+    def active_hints(self, value: Any) -> None:
+        value = tuple(value)
+        if not value or any(i not in range(len(self.hints)) for i in value):
+            raise ValueError(
+                f"`active_hints` must hold positions among the {len(self.hints)} "
+                f"pairs of hints, counted from 0; received {value}."
+            )
+        self._active_hints = value
+        self._forget_steps()
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The factor on the steps of the layers that stage 1 trains."""
+        return self._learning_rate_factor
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, value: float) -> None:
+        value = _at_least_zero("learning_rate_factor", value)
+        if value != 1 and not self.hints:
+            raise ValueError(
+                "`learning_rate_factor` slows the layers up to the guided ones, and "
+                f"this Distiller has no hints; received {value}. Leave it at 1."
+            )
+        self._learning_rate_factor = value
+        self._forget_steps()
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return structure.run(self.student, inputs, bool(training))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        compiled = super().metrics if self.compiled else []
+        terms = [self._trackers[term] for term in self._terms()]
+        rest = [] if self.stage == "hint" else compiled[1:]
+        return [*compiled[:1], *terms, *rest]
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not self.optimizer.built:
+            # On all that any stage trains, so that stages can change under it.
+            self.optimizer.build(self.trainable_variables)
+        lesson = self._objective.lesson(x, self.stage, self._wanted())
+        with tf.GradientTape() as tape:
+            y_pred, terms, penalty = self._evaluate(x, y, sample_weight, lesson, True)
+            loss = _share(terms["loss"], penalty, _batch_size(x))
+            loss = self.optimizer.scale_loss(loss)
+        variables = self._objective.trainable_variables(self.stage, self._wanted())
+        self._apply(tape.gradient(loss, variables), variables)
+        return self._log(x, y, y_pred, sample_weight, terms, penalty)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        lesson = self._objective.lesson(x, self.stage, self._wanted())
+        y_pred, terms, penalty = self._evaluate(x, y, sample_weight, lesson, False)
+        return self._log(x, y, y_pred, sample_weight, terms, penalty)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        # Keras calls this to build the label loss, also where a stage has none.
+        if "label_loss" not in self._terms():
+            return ops.zeros(())
+        self._check_labels(y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        if self.stage == "hint":
+            return self.get_metrics_result()
+        self._check_labels(y)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def save_assets(self, dir_path: str) -> None:
+        for i, member in enumerate(self.teacher.models):
+            member.save_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def load_assets(self, dir_path: str) -> None:
+        for i, member in enumerate(self.teacher.models):
+            member.load_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "teacher": serialize(self.teacher),
+            "student": serialize(self.student),
+            "hints": [serialize(hint) for hint in self.hints] or None,
+            "temperature": self.temperature,
+            "lambda_": self.lambda_,
+            "stage": self.stage,
+            "hint_weight": self.hint_weight,
+            "activation": self.activation,
+            "from_logits": self.from_logits,
+            "temperature_squared": self.temperature_squared,
+            "learning_rate_factor": self.learning_rate_factor,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Distiller":
+        deserialize = keras.saving.deserialize_keras_object
+        config["teacher"] = deserialize(config["teacher"])
+        config["student"] = deserialize(config["student"])
+        config["hints"] = config["hints"] and [deserialize(h) for h in config["hints"]]
+        return cls(**config)
+
+    def _scalar(self, name: str) -> Any:
+        # A variable, since a Python float would be baked into the traced step.
+        return self.add_weight(
+            shape=(), name=name, dtype="float32", trainable=False, autocast=False
+        )
+
+    def _forget_steps(self) -> None:
+        self.train_function = self.test_function = None
+
+    def _wanted(self) -> tuple[int, ...]:
+        """The pairs that the stage uses."""
+        return self._active_hints if self.stage == "hint" else _all(self.hints)
+
+    def _terms(self) -> list[str]:
+        """The names of the stage's terms."""
+        if self.stage == "hint":
+            return ["hint_loss"]
+        labels = ["label_loss"] if self.loss is not None else []
+        return [*labels, "kd_loss", *(["hint_loss"] if self.stage == "joint" else [])]
+
+    def _evaluate(
+        self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """The student's outputs; each term and the stage's "loss"; the penalties."""
+        objective, wanted = self._objective, self._wanted()
+        y_pred, regressed = objective.student(x, self.stage, wanted, training)
+        terms, weights = {}, {}
+        for term in self._terms():
+            if term == "label_loss":
+                self._check_labels(y)
+                # Keras has divided it by the number of replicas.
+                value = self._compile_loss(y, y_pred, sample_weight) * _replicas()
+                weight = 1.0
+            elif term == "kd_loss":
+                temperature = ops.convert_to_tensor(self._temperature)
+                value = objective.kd_loss(lesson, y_pred, temperature, sample_weight)
+                weight = self._lambda
+            else:
+                value = objective.hint_loss(lesson, regressed, wanted, sample_weight)
+                weight = 1.0 if self.stage == "hint" else self._hint_weight
+            terms[term], weights[term] = value, weight
+        dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
+        terms["loss"] = sum(
+            ops.cast(weight, dtype) * ops.cast(terms[term], dtype)
+            for term, weight in weights.items()
+        )
+        penalties = objective.penalties(self.stage, wanted)
+        return y_pred, terms, sum(ops.cast(ops.sum(p), dtype) for p in penalties)
+
+    def _check_labels(self, y: Any) -> None:
+        if y is None:
+            raise ValueError(
+                f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, or '
+                "a dataset of (x, y); or compile without loss and metrics to train on "
+                'the soft targets alone; or use stage="hint", which needs no labels.'
+            )
+        check_label_loss(self.loss, self._objective.pairings, self.student)
+
+    def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        if not variables:
+            raise ValueError(
+                f'Stage "{self.stage}" has nothing to train: every layer it would '
+                f"train in student '{self.student.name}' is frozen. Set "
+                "`layer.trainable = True` and compile again."
+            )
+        slow: list[Any] = []
+        if self.stage != "hint" and self.learning_rate_factor != 1:
+            slow = self._objective.guided_variables(_all(self.hints))
+        before = [tf.identity(variable.value) for variable in slow]
+        self.optimizer.apply(gradients, variables)
+        if slow:
+            _step_back(slow, before, self.learning_rate_factor)
+
+    def _log(
+        self,
+        x: Any,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        terms: dict[str, Any],
+        penalty: Any,
+    ) -> dict[str, Any]:
+        total = {**terms, "loss": terms["loss"] + penalty}
+        for metric in self.metrics[: len(total)]:
+            metric.update_state(total[metric.name], sample_weight=_batch_size(x))
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+
+def _policy(student: keras.Model) -> Any:
+    """The student's dtype policy, such that `compile` scales the loss for float16."""
+    policies = [layer.dtype_policy for layer in [student, *student.layers]]
+    half = [policy for policy in policies if policy.compute_dtype == "float16"]
+    return (half or policies)[0]
+
+
+def _read(variable: Any) -> float:
+    # The shortest decimal that is this float32: what was assigned, as a rule.
+    return float(str(np.float32(ops.convert_to_numpy(variable))))
+
+
+def _at_least_zero(name: str, value: float) -> float:
+    value = float(value)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"`{name}` must be a number of at least 0; received {value}.")
+    return value
+
+
+def _all(hints: Any) -> tuple[int, ...]:
+    return tuple(range(len(hints)))
+
+
+def _batch_size(x: Any) -> Any:
+    return ops.shape(keras.tree.flatten(x)[0])[0]
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _share(loss: Any, penalty: Any, samples: Any) -> Any:
+    """This replica's part of the global batch's loss; tf.distribute adds them up."""
+    if _replicas() == 1:
+        return loss + penalty
+    samples = ops.cast(samples, loss.dtype)
+    everywhere = tf.distribute.get_replica_context().all_reduce("SUM", samples)
+    return loss * ops.divide_no_nan(samples, everywhere) + penalty / _replicas()
+
+
+def _step_back(variables: list[Any], before: list[Any], factor: float) -> None:
+    """Leave of the step that the variables have made only its `factor` part."""
+
+    def on_all_replicas(strategy: Any, before: list[Any]) -> None:
+        for variable, old in zip(variables, before):
+            strategy.extended.update(
+                variable.value,
+                lambda new, old: new.assign(old + factor * (new - old)),
+                args=(old,),
+                group=False,
+            )
+
+    context = tf.distribute.get_replica_context()
+    context.merge_call(on_all_replicas, args=(before,))

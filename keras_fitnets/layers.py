@@ -1,0 +1,276 @@
+"""The layers of FitNets: `Maxout` and the regressor between guided layer and hint."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class Maxout(keras.layers.Layer):
+    """The elementwise maximum over `pieces` equal parts of the channels.
+
+    `y[c] = max_p x[p * channels + c]`, Goodfellow et al., "Maxout Networks" (arXiv
+    1302.4389). It stands after a convolution or dense layer with `pieces` times as
+    many filters, or units, and holds no weights.
+
+    Args:
+        pieces: how many parts compete, at least 1.
+        axis: the axis of the channels or units.
+        **kwargs: as for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `pieces` is no positive integer, or does not divide the
+            number of channels.
+
+    Example:
+
+    >>> import keras
+    >>> keras.layers.Dense(20)(keras.Input((4,))).shape
+    (None, 20)
+    >>> Maxout(pieces=2)(keras.Input((20,))).shape
+    (None, 10)
+    """
+
+    def __init__(self, pieces: int = 2, axis: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pieces = _check_pieces(pieces)
+        self.axis = axis
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        self.compute_output_shape(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        parts = ops.split(inputs, self.pieces, axis=self.axis)
+        best = parts[0]
+        for part in parts[1:]:
+            best = ops.maximum(best, part)
+        return best
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        shape = list(input_shape)
+        channels = shape[self.axis]
+        if channels is None or channels % self.pieces:
+            raise ValueError(
+                f"Maxout layer '{self.name}' with pieces={self.pieces} needs a number "
+                f"of channels that {self.pieces} divides; received {channels} on axis "
+                f"{self.axis} of {tuple(input_shape)}. Give the layer before it "
+                "`pieces` times as many filters or units."
+            )
+        shape[self.axis] = channels // self.pieces
+        return tuple(shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pieces": self.pieces, "axis": self.axis}
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class HintRegressor(keras.layers.Layer):
+    """From the guided layer's output to the shape of the hint.
+
+    The convolutional regressor of Romero et al., "FitNets" (arXiv 1412.6550): along
+    each dimension a *valid* convolution with a kernel of `guided - hint + 1`, which
+    needs `k1 * k2 * hint_channels * guided_channels` weights. Along a dimension in
+    which the hint is larger it is the mirror image, a transposed convolution with a
+    kernel of `hint - guided + 1`. Where one of the two is flat, or their ranks
+    differ, it is dense.
+
+    Args:
+        target_shape: the hint's shape without the batch; `None` for a dimension that
+            is unknown in the guided output too, and the same in both.
+        kind: `"conv"`, `"dense"`, or `"auto"`: convolutional where it can be.
+        activation: the hint layer's non-linearity, as any Keras layer takes it.
+        pieces: for a maxout hint, the number of its pieces; excludes `activation`.
+        data_format: `"channels_last"` or `"channels_first"`, of the guided output;
+            Keras' own setting by default.
+        target_data_format: the same of the hint; that of the guided output by default.
+        **kwargs: as for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: for arguments out of range, and, when it is built, for shapes that
+            cannot meet.
+
+    Example:
+
+    >>> import keras
+    >>> regressor = HintRegressor((4, 4, 8), activation="relu")
+    >>> regressor(keras.Input((6, 6, 2))).shape, regressor.count_params()
+    ((None, 4, 4, 8), 152)
+    """
+
+    def __init__(
+        self,
+        target_shape: Any,
+        kind: str = "auto",
+        activation: Any = None,
+        pieces: int | None = None,
+        data_format: str | None = None,
+        target_data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.target_shape = _check_target_shape(target_shape)
+        if kind not in ("auto", "conv", "dense"):
+            raise ValueError(
+                '`kind` must be "auto", "conv" or "dense"; '
+                f"received {kind!r}."
+            )
+        self.kind = kind
+        self.activation = keras.activations.get(activation)
+        self.pieces = pieces if pieces is None else _check_pieces(pieces)
+        if pieces is not None and self.activation is not keras.activations.linear:
+            raise ValueError(
+                "A maxout regressor has no other non-linearity; received "
+                f"pieces={pieces} and activation={activation!r}. Leave one out."
+            )
+        self.data_format = _check_data_format(
+            data_format or keras.config.image_data_format()
+        )
+        self.target_data_format = _check_data_format(
+            target_data_format or self.data_format
+        )
+        self._steps: list[keras.layers.Layer] = []
+
+    def build(self, input_shape: Any) -> None:
+        guided = tuple(input_shape)[1:]
+        steps = self._conv(guided) if self._is_conv(guided) else self._dense(guided)
+        shape = tuple(input_shape)
+        for step in steps:
+            step.build(shape)
+            shape = step.compute_output_shape(shape)
+        self._steps = steps
+
+    def call(self, inputs: Any) -> Any:
+        for step in self._steps:
+            inputs = step(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (input_shape[0], *self.target_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "target_shape": self.target_shape,
+            "kind": self.kind,
+            "activation": keras.activations.serialize(self.activation),
+            "pieces": self.pieces,
+            "data_format": self.data_format,
+            "target_data_format": self.target_data_format,
+        }
+
+    def _is_conv(self, guided: tuple[int | None, ...]) -> bool:
+        possible = len(guided) == len(self.target_shape) and 2 <= len(guided) <= 4
+        if self.kind == "conv" and not possible:
+            raise ValueError(
+                "A convolutional regressor needs a guided output and a hint of the "
+                f"same rank, with 1 to 3 spatial dimensions; received {guided} and "
+                f'{self.target_shape}. Use kind="dense", or other layers.'
+            )
+        return possible and self.kind != "dense"
+
+    def _conv(self, guided: tuple[int | None, ...]) -> list[keras.layers.Layer]:
+        """At most two convolutions: one shrinks, one grows, dimension by dimension."""
+        last = self.data_format == "channels_last"
+        # The axis of the guided output that each axis of the hint lies on.
+        axes = list(range(len(guided)))
+        if self.target_data_format != self.data_format:
+            axes = [*axes[1:], 0] if last else [axes[-1], *axes[:-1]]
+            axes = [axes.index(i) for i in range(len(axes))]
+        hint = [self.target_shape[axes.index(i)] for i in range(len(axes))]
+        spatial = slice(0, -1) if last else slice(1, None)
+        self._check_known(guided, hint, spatial)
+        gaps = [
+            0 if g is None else g - h for g, h in zip(guided[spatial], hint[spatial])
+        ]
+        shrink = [max(gap, 0) + 1 for gap in gaps]
+        grow = [max(-gap, 0) + 1 for gap in gaps]
+        convolutions = {"": shrink, "Transpose": grow}
+        if max(grow) == 1:
+            del convolutions["Transpose"]
+        elif max(shrink) == 1:
+            del convolutions[""]
+        steps: list[keras.layers.Layer] = []
+        for suffix, kernel in convolutions.items():
+            final = suffix == list(convolutions)[-1]
+            steps.append(
+                getattr(keras.layers, f"Conv{len(gaps)}D{suffix}")(
+                    hint[-1 if last else 0] * (self.pieces or 1 if final else 1),
+                    kernel,
+                    data_format=self.data_format,
+                    activation=self.activation if final else None,
+                    dtype=self.dtype_policy,
+                )
+            )
+        if self.pieces:
+            steps.append(Maxout(self.pieces, -1 if last else 1, dtype=self.dtype_policy))
+        if self.target_data_format != self.data_format:
+            steps.append(
+                keras.layers.Permute([i + 1 for i in axes], dtype=self.dtype_policy)
+            )
+        return steps
+
+    def _dense(self, guided: tuple[int | None, ...]) -> list[keras.layers.Layer]:
+        self._check_known(guided, self.target_shape, slice(0, 0))
+        policy = self.dtype_policy
+        units = math.prod(self.target_shape)
+        steps: list[keras.layers.Layer] = [
+            keras.layers.Flatten(dtype=policy),
+            keras.layers.Dense(
+                units * (self.pieces or 1), self.activation, dtype=policy, name="dense"
+            ),
+        ]
+        if self.pieces:
+            steps.append(Maxout(self.pieces, dtype=policy))
+        steps.append(keras.layers.Reshape(self.target_shape, dtype=policy))
+        return steps
+
+    def _check_known(self, guided: Any, hint: Any, free: slice) -> None:
+        """Only the axes in `free` may be unknown, and in both shapes at once."""
+        unknown = [
+            {i for i, size in enumerate(shape) if size is None}
+            for shape in (guided, hint)
+        ]
+        if unknown[0] != unknown[1] or unknown[0] - set(range(len(guided))[free]):
+            raise ValueError(
+                f"A guided output of shape {tuple(guided)} cannot meet a hint of shape "
+                f"{self.target_shape}: some dimensions are unknown. Give the networks "
+                "inputs of a fixed shape, or pick layers in which the same spatial "
+                "dimensions are unknown."
+            )
+
+
+def _check_pieces(pieces: int) -> int:
+    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
+        raise ValueError(
+            f"`pieces` must be an integer of at least 1; received {pieces!r}. "
+            "The paper uses 2 for convolutions and 5 for dense layers."
+        )
+    return pieces
+
+
+def _check_target_shape(shape: Any) -> tuple[int | None, ...]:
+    try:
+        shape = tuple(shape)
+    except TypeError:
+        shape = (shape, "not a sequence")
+    if not shape or any(
+        d is not None and (isinstance(d, bool) or not isinstance(d, int) or d < 1)
+        for d in shape
+    ):
+        raise ValueError(
+            "`target_shape` must hold the hint's dimensions without the batch, each a "
+            f"positive integer or None; received {shape}. For example (8, 8, 64)."
+        )
+    return shape
+
+
+def _check_data_format(data_format: str) -> str:
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            'A data format must be "channels_last" or "channels_first"; '
+            f"received {data_format!r}."
+        )
+    return data_format

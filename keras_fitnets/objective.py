@@ -1,0 +1,285 @@
+"""From a batch to the losses of a stage: what a train step differentiates."""
+
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_fitnets import structure
+from keras_fitnets.features import features
+from keras_fitnets.hints import Hint
+from keras_fitnets.layers import HintRegressor
+from keras_fitnets.losses import hint_loss
+from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.outputs import pair_outputs
+from keras_fitnets.teacher import Teacher
+from keras_fitnets.teacher import TeacherPass
+
+
+class Lesson(NamedTuple):
+    """What the teacher says of a batch.
+
+    Attributes:
+        outputs: each member's outputs; empty where the stage needs none.
+        hints: the hints by position among the pairs.
+    """
+
+    outputs: list[Any]
+    hints: dict[int, Any]
+
+
+class Objective:
+    """The terms of Eq. 2 and Eq. 3 for a teacher and a student.
+
+    Everything here is a function of its arguments and of the networks' weights; what
+    is trained, and how, is the caller's.
+
+    Args:
+        teacher: the `Teacher`.
+        student: the student network.
+        hints: the `Hint` pairs.
+        activation, from_logits, temperature_squared: as for `Distiller`.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: keras.Model,
+        hints: Sequence[Hint],
+        activation: Any,
+        from_logits: bool | str,
+        temperature_squared: bool,
+    ) -> None:
+        self._teacher = teacher
+        self._student = student
+        self._hints = hints
+        self._temperature_squared = temperature_squared
+        inputs = _common_inputs([*teacher.models, student])
+        self.pairings = pair_outputs(
+            *(teacher.models, student, inputs, activation),
+            *(teacher.from_logits, from_logits),
+        )
+        self._lessons = TeacherPass(teacher, hints, inputs)
+        guided = [hint.guided_layer for hint in hints]
+        self._features = features(student, guided, inputs) if hints else None
+        self.regressors = [
+            _regressor(hint, teacher, student, hint_shape, guided_shape)
+            for hint, hint_shape, guided_shape in zip(
+                hints,
+                self._lessons.shapes,
+                self._features.shapes if self._features else [],
+            )
+        ]
+
+    def lesson(self, x: Any, stage: str, wanted: Sequence[int]) -> Lesson:
+        """What the teacher has to say of a batch in a stage; nothing more is run."""
+        if stage == "hint":
+            return Lesson([], self._lessons.hints(x, wanted))
+        if stage == "kd":
+            return Lesson(self._lessons.outputs(x), {})
+        return Lesson(*self._lessons.both(x))
+
+    def student(
+        self, x: Any, stage: str, wanted: Sequence[int], training: bool
+    ) -> tuple[Any, list[Any]]:
+        """The student's outputs and its regressed guided layers, in one pass."""
+        if stage == "kd":
+            return structure.run(self._student, x, training), []
+        if stage == "hint":
+            outputs, guided = None, self._features.upto(x, training, wanted)
+        else:
+            outputs, guided = self._features.full(x, training)
+        regressors = [self.regressors[i] for i in wanted]
+        return outputs, [
+            structure.run(regressor, g, training)
+            for regressor, g in zip(regressors, guided)
+        ]
+
+    def kd_loss(
+        self, lesson: Lesson, outputs: Any, temperature: Any, sample_weight: Any
+    ) -> Any:
+        """The second term of Eq. 2, summed over the outputs, a mean over samples."""
+        flat = keras.tree.flatten(outputs)
+        members = [keras.tree.flatten(outputs) for outputs in lesson.outputs]
+        weights = _weight_per_output(sample_weight, len(flat))
+        total = 0.0
+        for i, pairing in enumerate(self.pairings):
+            if pairing is None:
+                continue
+            logits = [
+                reading.logits(member[i])
+                for reading, member in zip(pairing.members, members)
+            ]
+            values = soft_target_crossentropy(
+                self._teacher.soft_logits(logits, temperature, pairing.activation),
+                pairing.student.logits(flat[i]),
+                temperature,
+                pairing.activation,
+                temperature_squared=self._temperature_squared,
+            )
+            total = total + _mean(values, weights[i], _mask_of(flat[i]))
+        return total
+
+    def hint_loss(
+        self,
+        lesson: Lesson,
+        regressed: Sequence[Any],
+        wanted: Sequence[int],
+        sample_weight: Any,
+    ) -> Any:
+        """Eq. 3, summed over the pairs by their weights, a mean over samples.
+
+        Weights for several outputs or time steps count by their mean per sample.
+        """
+        weight = _weight_per_sample(sample_weight)
+        total = 0.0
+        for i, prediction in zip(wanted, regressed):
+            hint = lesson.hints[i]
+            mask = _mask_of(hint)
+            if mask is not None:
+                while len(mask.shape) < len(hint.shape):
+                    mask = ops.expand_dims(mask, -1)
+                hint = ops.where(mask, hint, ops.zeros_like(hint))
+                prediction = ops.where(mask, prediction, ops.zeros_like(prediction))
+            pair = _mean(hint_loss(hint, prediction), weight)
+            total = total + self._hints[i].weight * pair
+        return total
+
+    def penalties(self, stage: str, wanted: Sequence[int]) -> list[Any]:
+        """Regularisation and `add_loss` terms of the student's last pass."""
+        if stage == "kd":
+            return self._student.losses
+        regressors = [self.regressors[i].losses for i in wanted]
+        if stage == "hint":
+            return sum(regressors, self._features.losses(wanted))
+        return sum(regressors, self._student.losses)
+
+    def trainable_variables(self, stage: str, wanted: Sequence[int]) -> list[Any]:
+        """What a stage trains."""
+        if stage == "kd":
+            return self._student.trainable_variables
+        regressors = [self.regressors[i].trainable_variables for i in wanted]
+        if stage == "hint":
+            return sum(regressors, self.guided_variables(wanted))
+        return sum(regressors, self._student.trainable_variables)
+
+    def guided_variables(self, wanted: Sequence[int]) -> list[Any]:
+        """The student's trainable variables up to its guided layers."""
+        return self._features.trainable_variables(wanted)
+
+
+def _common_inputs(networks: Sequence[keras.Model]) -> Any:
+    """Symbolic inputs that fit all networks, or None if none shows its own."""
+    for network in networks:
+        if not network.built:
+            raise ValueError(
+                f"Network '{network.name}' has no weights yet, since its input shape "
+                "is unknown. Start it with keras.Input(...), or call "
+                "`build(input_shape)` on it, before it is distilled."
+            )
+    known = [(n, i) for n in networks if (i := structure.inputs_of(n)) is not None]
+    for network, inputs in known[:-1]:
+        student, expected = known[-1]
+        shapes = [
+            [tuple(tensor.shape) for tensor in keras.tree.flatten(i)]
+            for i in (inputs, expected)
+        ]
+        if not structure.same_shapes(*shapes):
+            raise ValueError(
+                "Teacher and student must take the same inputs; "
+                f"'{network.name}' takes {shapes[0]}, '{student.name}' takes "
+                f"{shapes[1]}. Put a resizing or reshaping layer in front of one."
+            )
+    return known[0][1] if known else None
+
+
+def _regressor(
+    hint: Hint,
+    teacher: Teacher,
+    student: keras.Model,
+    hint_shape: tuple[int | None, ...],
+    guided_shape: tuple[int | None, ...],
+) -> keras.layers.Layer:
+    """The regressor of a pair, built for the shapes of its layers."""
+    network = teacher.models[hint.member]
+    regressor = hint.regressor
+    if isinstance(regressor, str):
+        regressor = HintRegressor(
+            hint_shape,
+            kind=regressor,
+            data_format=structure.data_format(student, hint.guided_layer),
+            target_data_format=structure.data_format(network, hint.hint_layer),
+            dtype=structure.layer_at(student, hint.guided_layer).dtype_policy,
+            **structure.nonlinearity(network, hint.hint_layer),
+        )
+    try:
+        if not regressor.built:
+            regressor.build((None, *guided_shape))
+        given = tuple(regressor.compute_output_shape((None, *guided_shape)))[1:]
+        if not structure.same_shapes([given], [hint_shape]):
+            raise ValueError(f"The regressor gives {given}.")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Guided layer '{hint.guided_layer}' of student '{student.name}', of shape "
+            f"{guided_shape}, cannot be led to hint layer '{hint.hint_layer}' of "
+            f"teacher '{network.name}', of shape {hint_shape}. {error}"
+        ) from error
+    return regressor
+
+
+def _mask_of(tensor: Any) -> Any:
+    # Where Keras layers leave the mask of what they return.
+    return getattr(tensor, "_keras_mask", None)
+
+
+def _mean(values: Any, weight: Any = None, mask: Any = None) -> Any:
+    """The mean over samples, and over those time steps that the mask leaves."""
+    count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
+    if mask is not None:
+        mask = ops.cast(_aligned(mask, values), values.dtype)
+        count = ops.sum(mask * ops.ones_like(values))
+        values = ops.where(ops.cast(mask, "bool"), values, ops.zeros_like(values))
+    if weight is not None:
+        values = values * ops.cast(_aligned(weight, values), values.dtype)
+    return ops.divide_no_nan(ops.sum(values), count)
+
+
+def _aligned(weight: Any, values: Any) -> Any:
+    weight = ops.convert_to_tensor(weight)
+    if len(weight.shape) == len(values.shape) + 1 and weight.shape[-1] == 1:
+        weight = ops.squeeze(weight, -1)
+    while len(weight.shape) < len(values.shape):
+        weight = ops.expand_dims(weight, -1)
+    if len(weight.shape) > len(values.shape):
+        raise ValueError(
+            f"A sample weight or mask of shape {tuple(weight.shape)} does not fit "
+            f"losses of shape {tuple(values.shape)}. Pass a weight for each sample, or "
+            "for each sample and time step."
+        )
+    return weight
+
+
+def _weight_per_output(sample_weight: Any, count: int) -> list[Any]:
+    if not keras.tree.is_nested(sample_weight):
+        return [sample_weight] * count
+    flat = keras.tree.flatten(sample_weight)
+    if len(flat) != count:
+        raise ValueError(
+            f"`sample_weight` holds {len(flat)} arrays for a student with {count} "
+            "output(s). Pass one array for all outputs, or one for each."
+        )
+    return flat
+
+
+def _weight_per_sample(sample_weight: Any) -> Any:
+    flat = [w for w in keras.tree.flatten(sample_weight) if w is not None]
+    if not flat:
+        return None
+    means = []
+    for weight in flat:
+        weight = ops.cast(weight, "float32")
+        axes = tuple(range(1, len(weight.shape)))
+        means.append(ops.mean(weight, axis=axes) if axes else weight)
+    return sum(means) / len(means)

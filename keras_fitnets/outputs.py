@@ -1,0 +1,162 @@
+"""How the outputs of teacher and student are read as logits of the same classes."""
+
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_fitnets import structure
+from keras_fitnets.losses import check_activation
+from keras_fitnets.losses import logits_of
+
+_PROBABILITIES = ("softmax", "sigmoid")
+_LOGITS = ("linear", "log_softmax")
+
+
+class Reading(NamedTuple):
+    """How to read one output of one network."""
+
+    activation: str
+    from_logits: bool
+
+    def logits(self, output: Any) -> Any:
+        """The output as logits, in float32 at least."""
+        if not self.from_logits:
+            return logits_of(output, self.activation)
+        wide = keras.backend.standardize_dtype(output.dtype) in ("float32", "float64")
+        return output if wide else ops.cast(output, "float32")
+
+
+class Pairing(NamedTuple):
+    """One of the student's outputs and its counterpart in every teacher."""
+
+    activation: str
+    student: Reading
+    members: tuple[Reading, ...]
+
+
+def pair_outputs(
+    members: Sequence[keras.Model],
+    student: keras.Model,
+    inputs: Any,
+    activation: Any,
+    members_from_logits: bool | str,
+    student_from_logits: bool | str,
+) -> list[Pairing | None]:
+    """For each output how to compare teachers and student; None where it is left out.
+
+    Raises:
+        ValueError: if the outputs differ in number or shape, or if it cannot be seen,
+            or was said wrongly, what they stand for.
+    """
+    networks = [student, *members]
+    outputs = [structure.outputs_of(network, inputs) for network in networks]
+    _check_same_shapes(networks, outputs)
+    flat = keras.tree.flatten(outputs[0])
+    wanted = _per_output(activation, outputs[0], student)
+    ends = [structure.output_activations(network) for network in networks]
+    ends = [end if len(end) == len(flat) else [None] * len(flat) for end in ends]
+    said = [student_from_logits, *[members_from_logits] * len(members)]
+    return [
+        wanted[i]
+        and _pair(
+            wanted[i],
+            [_Output(n, end[i], s) for n, end, s in zip(networks, ends, said)],
+            flat[i].shape[-1],
+        )
+        for i in range(len(flat))
+    ]
+
+
+class _Output(NamedTuple):
+    network: keras.Model
+    ends_in: str | None
+    said: bool | str
+
+    def from_logits(self) -> bool:
+        if self.said == "auto":
+            if self.ends_in in _PROBABILITIES or self.ends_in in _LOGITS:
+                return self.ends_in in _LOGITS
+            raise ValueError(
+                f"It cannot be seen whether network '{self.network.name}' returns "
+                f"logits or probabilities: it ends in {self.ends_in or 'code of its own'}. "
+                "Say so with `from_logits=True` or `False`: in the Distiller for the "
+                "student, in keras_fitnets.Teacher for a teacher; or leave the output "
+                "out with `activation=None` in its place."
+            )
+        if self.said and self.ends_in in _PROBABILITIES:
+            raise ValueError(
+                f"Network '{self.network.name}' ends in {self.ends_in}, so it returns "
+                'probabilities, but from_logits=True was said. Leave it at "auto".'
+            )
+        return bool(self.said)
+
+
+def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
+    shown = {
+        output.network.name: output.ends_in.removeprefix("log_")
+        for output in outputs
+        if output.ends_in in (*_PROBABILITIES, "log_softmax")
+    }
+    kinds = set(shown.values()) | ({wanted} - {"auto"})
+    if len(kinds) > 1:
+        raise ValueError(
+            "Soft targets need one meaning of the outputs, softmax (one class of "
+            f"several) or sigmoid (independent units); received activation={wanted!r}, "
+            f"and the networks end in {shown}. Make them agree."
+        )
+    activation = kinds.pop() if kinds else ("sigmoid" if units == 1 else "softmax")
+    if activation == "softmax" and units == 1:
+        raise ValueError(
+            "A softmax over one unit is always 1, so it teaches nothing. Use "
+            'activation="sigmoid" for a single unit, or more units.'
+        )
+    readings = [Reading(activation, output.from_logits()) for output in outputs]
+    return Pairing(activation, readings[0], tuple(readings[1:]))
+
+
+def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
+    student = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs[0])]
+    for network, output in zip(networks[1:], outputs[1:]):
+        teacher = [tuple(tensor.shape) for tensor in keras.tree.flatten(output)]
+        keys_differ = (
+            isinstance(output, dict)
+            and isinstance(outputs[0], dict)
+            and output.keys() != outputs[0].keys()
+        )
+        if keys_differ or not structure.same_shapes(teacher, student):
+            raise ValueError(
+                "Teacher and student must have the same outputs, with the same number "
+                f"of classes; teacher '{network.name}' gives {_shown(output)}, student "
+                f"'{networks[0].name}' gives {_shown(outputs[0])}. Change the student's "
+                "last layer, or the teacher's."
+            )
+
+
+def _shown(outputs: Any) -> Any:
+    return keras.tree.map_structure(lambda tensor: str(tuple(tensor.shape)), outputs)
+
+
+def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any]:
+    count = len(keras.tree.flatten(outputs))
+    if isinstance(activation, str):
+        wanted = [activation] * count
+    else:
+        same_keys = not isinstance(outputs, dict) or (
+            isinstance(activation, dict) and activation.keys() == outputs.keys()
+        )
+        wanted = keras.tree.flatten(activation) if same_keys else []
+        if len(wanted) != count or activation is None:
+            raise ValueError(
+                '`activation` must be "auto", "softmax", "sigmoid", or one of these or '
+                f"None for each output; received {activation!r} for the outputs of "
+                f"student '{student.name}': {_shown(outputs)}."
+            )
+    if not any(wanted):
+        raise ValueError(
+            "`activation` leaves out every output, so that the teacher has nothing to "
+            f"teach; received {activation!r}."
+        )
+    return [w if w in (None, "auto") else check_activation(w) for w in wanted]

@@ -1,0 +1,255 @@
+"""The two stages of FitNets one after the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import keras
+
+from keras_fitnets.checkpoints import BestWeights
+from keras_fitnets.checkpoints import StageCheckpoint
+from keras_fitnets.distiller import Distiller
+
+
+class StagewiseHistory(NamedTuple):
+    """What `fit_stagewise` returns.
+
+    Attributes:
+        hint: the `keras.callbacks.History` of stage 1; pairs that were trained in turn
+            follow each other in it, and its `epoch` counts through.
+        kd: the `History` of stage 2.
+    """
+
+    hint: keras.callbacks.History
+    kd: keras.callbacks.History
+
+
+class _Stage(NamedTuple):
+    name: str
+    stage: str
+    active_hints: tuple[int, ...]
+    epochs: int
+    optimizer: Any
+    callbacks: list[keras.callbacks.Callback]
+    best: BestWeights | None
+
+
+def fit_stagewise(
+    distiller: Distiller,
+    x: Any = None,
+    y: Any = None,
+    hint_epochs: int = 100,
+    kd_epochs: int = 500,
+    *,
+    validation_data: Any = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint_dir: Any = None,
+    stage: str = "kd",
+    in_turn: bool = False,
+    learning_rate_factor: float | None = None,
+    hint_optimizer: Any = None,
+    kd_optimizer: Any = None,
+    hint_callbacks: Sequence[keras.callbacks.Callback] = (),
+    kd_callbacks: Sequence[keras.callbacks.Callback] = (),
+    hint_patience: int | None = None,
+    kd_patience: int | None = None,
+    monitor: str | None = None,
+    mode: str | None = None,
+    **kwargs: Any,
+) -> StagewiseHistory:
+    """Train a student as FitNets are: on hints first, then on soft targets.
+
+    The algorithm of Romero et al., "FitNets" (arXiv 1412.6550), section 2.3. Stage 1
+    minimises Eq. 3 over the student up to its guided layers; stage 2 starts from
+    there and minimises Eq. 2. Each stage has a fresh optimizer. With validation data
+    each stage ends on its best weights: by `val_hint_loss`, then by `monitor`.
+
+    Args:
+        distiller: a compiled `Distiller` with hints, in whatever stage.
+        x, y: as for `fit`: arrays, or a dataset as `x`.
+        hint_epochs: the epochs of stage 1, for each turn; 0 leaves it out.
+        kd_epochs: the epochs of stage 2.
+        validation_data: as for `fit`.
+        callbacks: for both stages.
+        checkpoint_dir: a directory from which the same call goes on after it was
+            interrupted. A checkpoint is written after each epoch.
+        stage: what stage 2 is, `"kd"` or `"joint"`.
+        in_turn: train the hint pairs of stage 1 one after the other, rather than all
+            together.
+        learning_rate_factor: in stage 2, a factor on the steps of the layers that
+            stage 1 has trained; the distiller's own by default.
+        hint_optimizer, kd_optimizer: a stage's optimizer, a Keras optimizer or its
+            name; by default one with the configuration of the compiled one.
+        hint_callbacks, kd_callbacks: for one stage alone.
+        hint_patience, kd_patience: stop a stage after so many epochs without a better
+            validation value.
+        monitor: what stage 2 ends on the best of; `"val_label_loss"` by default.
+            `val_loss` is a poor judge: it moves with λ and τ.
+        mode: `"min"` or `"max"`; needed where the name of `monitor` does not tell.
+        **kwargs: for both calls to `fit`: `batch_size`, `verbose`, `sample_weight`, …
+
+    Returns:
+        A `StagewiseHistory`, with a `History` in `hint` and in `kd`.
+
+    Raises:
+        TypeError: if `distiller` is no Distiller.
+        ValueError: if it is not compiled or has no hints, for numbers out of range,
+            or if `checkpoint_dir` holds another run.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> def net(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(width, "relu", name="hidden"),
+    ...         keras.layers.Dense(3, name="logits"),
+    ...     ])
+    >>> distiller = Distiller(net(16), net(2), hints=("hidden", "hidden"))
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> distiller.compile("adam", loss=loss)
+    >>> history = fit_stagewise(
+    ...     distiller, np.ones((8, 4)), np.ones(8), 2, 3, verbose=0
+    ... )
+    >>> len(history.hint.history["hint_loss"]), len(history.kd.history["kd_loss"])
+    (2, 3)
+    """
+    _check(distiller, hint_epochs, kd_epochs, stage)
+    if validation_data is None and not (hint_patience is kd_patience is monitor is None):
+        raise ValueError(
+            "`hint_patience`, `kd_patience` and `monitor` judge by validation data, and "
+            "there is none. Pass `validation_data=(x, y)`, or a dataset."
+        )
+    monitor = monitor or ("val_label_loss" if distiller.loss else "val_kd_loss")
+    judge_hint = judge_kd = None
+    if validation_data is not None:
+        judge_hint = ("val_hint_loss", "min", hint_patience)
+        judge_kd = (monitor, mode or _mode(monitor), kd_patience)
+    everything = tuple(range(len(distiller.hints)))
+    turns = [(i,) for i in everything] if in_turn else [everything]
+    optimizers = [hint_optimizer or distiller.optimizer] * len(turns)
+    optimizers.append(kd_optimizer or distiller.optimizer)
+    optimizers = [_fresh(optimizer, distiller) for optimizer in optimizers]
+    stages = [
+        _Stage(
+            *(f"hint_{i}" if in_turn else "hint", "hint", turn, hint_epochs),
+            *(optimizers[i], [*callbacks, *hint_callbacks]),
+            judge_hint and BestWeights(*judge_hint),
+        )
+        for i, turn in enumerate(turns)
+    ]
+    stages.append(
+        _Stage(
+            *("kd", stage, everything, kd_epochs),
+            *(optimizers[-1], [*callbacks, *kd_callbacks]),
+            judge_kd and BestWeights(*judge_kd),
+        )
+    )
+    if learning_rate_factor is not None:
+        distiller.learning_rate_factor = learning_rate_factor
+    kwargs = {"x": x, "y": y, "validation_data": validation_data, **kwargs}
+    histories = [_fit(distiller, one, checkpoint_dir, kwargs) for one in stages]
+    distiller.active_hints = everything
+    return StagewiseHistory(_joined(histories[:-1]), histories[-1])
+
+
+def _fit(
+    distiller: Distiller, stage: _Stage, checkpoint_dir: Any, kwargs: dict[str, Any]
+) -> keras.callbacks.History:
+    """One stage, from its last checkpoint on if there is one."""
+    distiller.stage = stage.stage
+    distiller.active_hints = stage.active_hints
+    with distiller.distribute_strategy.scope():
+        stage.optimizer.build(distiller.trainable_variables)
+    distiller.optimizer = stage.optimizer
+    history = keras.callbacks.History()
+    history.history, history.epoch = {}, []
+    if stage.epochs == 0:
+        return history
+    callbacks = [*stage.callbacks, *([stage.best] if stage.best else [])]
+    checkpoint = None
+    if checkpoint_dir is not None:
+        settings = {
+            "stage": stage.stage,
+            "hints": [repr(distiller.hints[i]) for i in stage.active_hints],
+            "optimizer": type(stage.optimizer).__name__,
+            "weights": [[w.name, list(w.shape)] for w in distiller.weights],
+        }
+        checkpoint = StageCheckpoint(
+            Path(checkpoint_dir) / stage.name, distiller, stage.best, settings
+        )
+        checkpoint.restore()
+        history.history = {name: list(log) for name, log in checkpoint.logs.items()}
+        history.epoch = list(range(checkpoint.epoch))
+        callbacks.append(checkpoint)
+    start = checkpoint.epoch if checkpoint else 0
+    if not (checkpoint and checkpoint.done):
+        now = distiller.fit(
+            **kwargs, epochs=stage.epochs, initial_epoch=start, callbacks=callbacks
+        )
+        history = _joined([history, now])
+        if checkpoint:
+            checkpoint.finish()
+    return history
+
+
+def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
+    """A new optimizer of the same configuration, scaling the loss where that is due."""
+    with distiller.distribute_strategy.scope():
+        if isinstance(optimizer, str):
+            optimizer = keras.optimizers.get(optimizer)
+        optimizer = type(optimizer).from_config(optimizer.get_config())
+        half = distiller.dtype_policy.name == "mixed_float16"
+        if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.History:
+    joined = keras.callbacks.History()
+    joined.history, joined.epoch = {}, []
+    for history in histories:
+        for name, values in history.history.items():
+            joined.history.setdefault(name, []).extend(values)
+        joined.epoch = list(range(len(joined.epoch) + len(history.epoch)))
+    return joined
+
+
+def _mode(monitor: str) -> str:
+    words = {"loss": "min", "error": "min", "acc": "max", "auc": "max", "f1": "max"}
+    modes = {mode for word, mode in words.items() if word in monitor.lower()}
+    if len(modes) != 1:
+        raise ValueError(
+            f"It cannot be seen whether monitor={monitor!r} should be large or small. "
+            'Pass mode="max" or mode="min" with it.'
+        )
+    return modes.pop()
+
+
+def _check(distiller: Any, hint_epochs: int, kd_epochs: int, stage: str) -> None:
+    if not isinstance(distiller, Distiller):
+        raise TypeError(
+            "`fit_stagewise` trains a keras_fitnets.Distiller; "
+            f"received {distiller!r}."
+        )
+    if not distiller.hints:
+        raise ValueError(
+            "`fit_stagewise` starts with a hint stage, and this Distiller has no hints. "
+            'Pass it hints=("hint_layer", "guided_layer"), or call its `fit`.'
+        )
+    if not distiller.compiled:
+        raise ValueError(
+            "The Distiller is not compiled. Call "
+            "`distiller.compile(optimizer, loss=...)` before `fit_stagewise`."
+        )
+    if stage not in ("kd", "joint"):
+        raise ValueError(
+            f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 always '
+            'is "hint".'
+        )
+    for name, epochs in {"hint_epochs": hint_epochs, "kd_epochs": kd_epochs}.items():
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(
+                f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
+            )

@@ -1,0 +1,198 @@
+"""One or several frozen networks, seen as one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_fitnets import structure
+from keras_fitnets.features import features
+from keras_fitnets.hints import Hint
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class Teacher:
+    """One trained network, or an ensemble, that is run and never changed.
+
+    Soft targets of an ensemble with weights `w_k` that sum to one, at temperature τ:
+    `sum_k w_k softmax(a_k / τ)` (arithmetic) or `softmax(sum_k w_k a_k / τ)`
+    (geometric), the two averages that Romero et al., "FitNets" (arXiv 1412.6550)
+    allow in place of one teacher's.
+
+    It is no layer and holds no variables of its own, so that the networks stay out of
+    the weights, checkpoints and `trainable_variables` of whatever it is attached to.
+
+    Args:
+        models: a `keras.Model`, or a list of them with outputs of the same shapes.
+        average: `"arithmetic"` or `"geometric"`.
+        weights: a positive number for each model; equal by default. They are scaled
+            to sum to one.
+        from_logits: whether the models return logits rather than probabilities;
+            `"auto"` sees it from the activation that they end in.
+
+    Raises:
+        TypeError: if `models` is anything but networks.
+        ValueError: for an empty list, an unknown average, or weights that do not fit.
+
+    Example:
+
+    >>> import keras
+    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> Teacher([net, net], average="geometric", weights=[3, 1]).weights
+    (0.75, 0.25)
+    """
+
+    def __init__(
+        self,
+        models: Any,
+        average: str = "arithmetic",
+        weights: Sequence[float] | None = None,
+        from_logits: bool | str = "auto",
+    ) -> None:
+        if isinstance(models, keras.Model):
+            models = [models]
+        if not isinstance(models, (list, tuple)):
+            raise TypeError(
+                "A teacher must be a keras.Model, a list of them, or a "
+                f"keras_fitnets.Teacher; received {models!r}."
+            )
+        if not models:
+            raise ValueError(
+                "The list of teachers is empty; a student needs at least one trained "
+                "keras.Model to learn from."
+            )
+        for i, model in enumerate(models):
+            if not isinstance(model, keras.Model):
+                raise TypeError(
+                    "Every teacher must be a keras.Model; the one at position "
+                    f"{i} is {model!r}. Load a saved one with keras.saving.load_model."
+                )
+        if average not in ("arithmetic", "geometric"):
+            raise ValueError(
+                '`average` must be "arithmetic" (of probabilities) or "geometric" (of '
+                f"logits); received {average!r}."
+            )
+        if from_logits not in (True, False, "auto"):
+            raise ValueError(
+                '`from_logits` must be True, False or "auto"; '
+                f"received {from_logits!r}."
+            )
+        self.models = tuple(models)
+        self.average = average
+        self.weights = _normalised(weights, len(self.models))
+        self.from_logits = from_logits
+
+    def soft_logits(
+        self, member_logits: Sequence[Any], temperature: Any, activation: str
+    ) -> Any:
+        """One output's logits for the whole ensemble.
+
+        Args:
+            member_logits: for each model its logits, `(batch, ..., classes)`.
+            temperature: the τ at which the softened averages are exact.
+            activation: `"softmax"` or `"sigmoid"`.
+
+        Returns:
+            `a` such that the activation of `a / τ` is the ensemble's soft target.
+        """
+        if len(member_logits) == 1:
+            return member_logits[0]
+        if self.average == "geometric":
+            return sum(w * a for w, a in zip(self.weights, member_logits))
+        temperature = ops.cast(temperature, member_logits[0].dtype)
+        softened = ops.stack([logits / temperature for logits in member_logits])
+        shape = [-1] + [1] * (len(softened.shape) - 1)
+        shares = ops.cast(ops.reshape(ops.log(self.weights), shape), softened.dtype)
+        if activation == "softmax":
+            mean = ops.logsumexp(shares + ops.log_softmax(softened), axis=0)
+        else:
+            on = ops.logsumexp(shares + ops.log_sigmoid(softened), axis=0)
+            off = ops.logsumexp(shares + ops.log_sigmoid(-softened), axis=0)
+            mean = on - off
+        return mean * temperature
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "models": [keras.saving.serialize_keras_object(m) for m in self.models],
+            "average": self.average,
+            "weights": list(self.weights),
+            "from_logits": self.from_logits,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Teacher":
+        models = [keras.saving.deserialize_keras_object(m) for m in config["models"]]
+        return cls(**{**config, "models": models})
+
+
+class TeacherPass:
+    """A teacher's forward passes: its outputs, its hints, or both at once.
+
+    Args:
+        teacher: the `Teacher`.
+        hints: the `Hint` pairs whose hint layers are asked for.
+        inputs: symbolic inputs, for networks that show no graph.
+    """
+
+    def __init__(self, teacher: Teacher, hints: Sequence[Hint], inputs: Any) -> None:
+        self._members = teacher.models
+        for hint in hints:
+            if hint.member >= len(self._members):
+                raise ValueError(
+                    f"{hint} asks for member {hint.member} of a teacher that has "
+                    f"{len(self._members)}; members are counted from 0."
+                )
+        self._positions = {
+            m: [i for i, hint in enumerate(hints) if hint.member == m]
+            for m in {hint.member for hint in hints}
+        }
+        self._features = {
+            m: features(self._members[m], [hints[i].hint_layer for i in at], inputs)
+            for m, at in self._positions.items()
+        }
+        shapes = [
+            (i, shape)
+            for m, at in self._positions.items()
+            for i, shape in zip(at, self._features[m].shapes)
+        ]
+        self.shapes = [shape for _, shape in sorted(shapes)]
+
+    def hints(self, x: Any, wanted: Sequence[int]) -> dict[int, Any]:
+        """The hints at some positions; nothing above them is run."""
+        found = {}
+        for member, positions in self._positions.items():
+            local = [n for n, i in enumerate(positions) if i in wanted]
+            if local:
+                tensors = self._features[member].upto(x, False, local)
+                found.update(zip([positions[n] for n in local], tensors))
+        return found
+
+    def outputs(self, x: Any) -> list[Any]:
+        """Each member's outputs."""
+        return [structure.run(member, x, training=False) for member in self._members]
+
+    def both(self, x: Any) -> tuple[list[Any], dict[int, Any]]:
+        """Each member's outputs and all hints, in one pass through each."""
+        outputs, found = [], {}
+        for m, member in enumerate(self._members):
+            if m in self._features:
+                member_outputs, tensors = self._features[m].full(x, False)
+                found.update(zip(self._positions[m], tensors))
+            else:
+                member_outputs = structure.run(member, x, training=False)
+            outputs.append(member_outputs)
+        return outputs, found
+
+
+def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / count,) * count
+    weights = tuple(float(weight) for weight in weights)
+    if len(weights) != count or not all(0 < w and math.isfinite(w) for w in weights):
+        raise ValueError(
+            f"`weights` must hold a positive number for each of the {count} teachers; "
+            f"received {weights}. To leave a teacher out, take it off the list."
+        )
+    return tuple(weight / sum(weights) for weight in weights)
