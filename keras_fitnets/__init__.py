@@ -1,5 +1,6 @@
 """Thin, deep, fast Keras networks out of wide ones: FitNet hints and distillation."""
 
+from keras_fitnets import datasets
 from keras_fitnets.callbacks import LambdaAnnealing
 from keras_fitnets.callbacks import StudentCheckpoint
 from keras_fitnets.callbacks import TemperatureAnnealing
@@ -11,5 +12,26 @@ from keras_fitnets.losses import HintLoss
 from keras_fitnets.losses import SoftTargetCrossentropy
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.stagewise import StagewiseHistory
 from keras_fitnets.stagewise import fit_stagewise
 from keras_fitnets.teacher import Teacher
+from keras_fitnets.version import __version__
+
+__all__ = [
+    "Distiller",
+    "Hint",
+    "HintLoss",
+    "HintRegressor",
+    "LambdaAnnealing",
+    "Maxout",
+    "SoftTargetCrossentropy",
+    "StagewiseHistory",
+    "StudentCheckpoint",
+    "Teacher",
+    "TemperatureAnnealing",
+    "__version__",
+    "datasets",
+    "fit_stagewise",
+    "hint_loss",
+    "soft_target_crossentropy",
+]

@@ -20,11 +20,13 @@ class _Annealing(keras.callbacks.Callback):
         delay: int = 0,
     ) -> None:
         super().__init__()
-        self._schedule = start if callable(start) else _linear(start, end, epochs, delay)
+        self._schedule = (
+            start if callable(start) else _linear(start, end, epochs, delay)
+        )
         if callable(start) and (end, epochs, delay) != (None, None, 0):
             raise ValueError(
-                f"{type(self).__name__} takes either a schedule alone, or start, end and "
-                f"epochs; received {start!r} with end={end}, epochs={epochs}, "
+                f"{type(self).__name__} takes either a schedule alone, or start, end "
+                f"and epochs; received {start!r} with end={end}, epochs={epochs}, "
                 f"delay={delay}."
             )
 

@@ -25,7 +25,8 @@ class BestWeights(keras.callbacks.EarlyStopping):
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        vars(self).update(self._restored)
+        for name, value in self._restored.items():
+            setattr(self, name, value)
 
     def state(self) -> dict[str, Any]:
         """What JSON can hold of the state; the weights are apart."""

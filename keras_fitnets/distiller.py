@@ -254,7 +254,7 @@ class Distiller(keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        if self.stage == "hint":
+        if self.stage == "hint" or self._compile_metrics is None:
             return self.get_metrics_result()
         self._check_labels(y)
         return super().compute_metrics(x, y, y_pred, sample_weight)
@@ -344,11 +344,12 @@ class Distiller(keras.Model):
     def _check_labels(self, y: Any) -> None:
         if y is None:
             raise ValueError(
-                f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, or '
-                "a dataset of (x, y); or compile without loss and metrics to train on "
-                'the soft targets alone; or use stage="hint", which needs no labels.'
+                f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, '
+                "or a dataset of (x, y); or compile without loss and metrics to train "
+                'on the soft targets alone; or use stage="hint", which needs no labels.'
             )
-        check_label_loss(self.loss, self._objective.pairings, self.student)
+        if self.loss is not None:
+            check_label_loss(self.loss, self._objective.pairings, self.student)
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
         if not variables:
@@ -424,7 +425,7 @@ def _step_back(variables: list[Any], before: list[Any], factor: float) -> None:
     """Leave of the step that the variables have made only its `factor` part."""
 
     def on_all_replicas(strategy: Any, before: list[Any]) -> None:
-        for variable, old in zip(variables, before):
+        for variable, old in zip(variables, before, strict=True):
             strategy.extended.update(
                 variable.value,
                 lambda new, old: new.assign(old + factor * (new - old)),

@@ -79,7 +79,7 @@ class SymbolicFeatures:
         self._outputs = _retrace(network, self._inputs, set(paths), found)
         self._tensors = [_one_tensor(network, path, found) for path in paths]
         outputs = keras.tree.flatten(self._outputs)
-        for path, tensor in zip(paths, self._tensors):
+        for path, tensor in zip(paths, self._tensors, strict=True):
             if any(tensor is output for output in outputs):
                 raise ValueError(
                     f"Layer '{path}' gives the output of network '{network.name}', "
@@ -130,11 +130,15 @@ class ListeningFeatures:
         self._layers = [structure.layer_at(network, path) for path in paths]
         within = _descendants(network)
         answers: list[tuple[Any, Any]] = []
-        with _listening(within, lambda layer, outputs: answers.append((layer, outputs))):
-            structure.run(network, inputs, training=False)
+        # In a Lambda even a network that knows its output shapes is really run.
+        probe = keras.layers.Lambda(lambda x: structure.run(network, x, training=False))
+        with _listening(
+            within, lambda layer, outputs: answers.append((layer, outputs))
+        ):
+            probe(inputs)
         order = [layer for layer, _ in answers]
         found: dict[str, list[Any]] = {}
-        for path, layer in zip(paths, self._layers):
+        for path, layer in zip(paths, self._layers, strict=True):
             found[path] = [outputs for heard, outputs in answers if heard is layer]
         tensors = [_one_tensor(network, path, found) for path in paths]
         self.shapes = [tuple(tensor.shape)[1:] for tensor in tensors]

@@ -78,7 +78,11 @@ class Hint:
 
     def __repr__(self) -> str:
         said = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"
-        for argument, default in {"weight": 1.0, "regressor": "auto", "member": 0}.items():
+        for argument, default in {
+            "weight": 1.0,
+            "regressor": "auto",
+            "member": 0,
+        }.items():
             value = getattr(self, argument)
             said += "" if value == default else f", {argument}={value!r}"
         return said + ")"

@@ -7,41 +7,48 @@ import keras
 
 from keras_fitnets.outputs import Pairing
 
-_SOFTMAX = ("categorical_crossentropy", "sparse_categorical_crossentropy")
-_SIGMOID = ("binary_crossentropy",)
+_FOR = {
+    "categorical_crossentropy": "softmax",
+    "sparse_categorical_crossentropy": "softmax",
+    "binary_crossentropy": "sigmoid",
+}
 
 
 def check_label_loss(
     loss: Any, pairings: Sequence[Pairing | None], student: keras.Model
 ) -> None:
-    """Compare a crossentropy among the label losses with how the outputs are read.
+    """Compare the crossentropies among the label losses with how outputs are read.
 
     Raises:
-        ValueError: if it takes probabilities where the student returns logits or the
+        ValueError: if one takes probabilities where the student returns logits or the
             other way round, or one class of several where its units are independent.
     """
     losses = keras.tree.flatten(loss)
     if len(losses) == 1:
-        losses = losses * len(pairings)
-    for one, pairing in zip(losses, pairings):
-        if pairing is None or one is None:
-            continue
+        losses *= len(pairings)
+    if len(losses) != len(pairings) or isinstance(loss, dict) != isinstance(
+        student.output if hasattr(student, "output") else None, dict
+    ):
+        # Keras' own ways to match losses and outputs by name are not told again here.
+        return
+    for one, pairing in zip(losses, pairings, strict=True):
         name, from_logits = _described(one)
-        read = pairing.student
-        if name in (*_SOFTMAX, *_SIGMOID) and from_logits != read.from_logits:
-            returns = "logits" if read.from_logits else "probabilities"
+        if pairing is None or name not in _FOR:
+            continue
+        if from_logits != pairing.student.from_logits:
+            returns = "probabilities" if from_logits else "logits"
             raise ValueError(
                 f"Student '{student.name}' returns {returns}, but the label loss "
                 f"{one!r} has from_logits={from_logits}. Compile with a loss such as "
                 "keras.losses.SparseCategoricalCrossentropy("
-                f"from_logits={read.from_logits})."
+                f"from_logits={not from_logits})."
             )
-        meant = {**dict.fromkeys(_SOFTMAX, "softmax"), **dict.fromkeys(_SIGMOID, "sigmoid")}
-        if meant.get(name, read.activation) != read.activation:
+        if _FOR[name] != pairing.activation:
             raise ValueError(
-                f"The label loss {one!r} is for {meant[name]} outputs, but the soft "
-                f"targets of student '{student.name}' are read as {read.activation}. "
-                f'Pass activation="{meant[name]}" to the Distiller, or change the loss.'
+                f"The label loss {one!r} is for {_FOR[name]} outputs, but the soft "
+                f"targets of student '{student.name}' are read as "
+                f'{pairing.activation}. Pass activation="{_FOR[name]}" to the '
+                "Distiller, or change the loss."
             )
 
 

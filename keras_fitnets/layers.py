@@ -49,7 +49,7 @@ class Maxout(keras.layers.Layer):
             best = ops.maximum(best, part)
         return best
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         shape = list(input_shape)
         channels = shape[self.axis]
         if channels is None or channels % self.pieces:
@@ -114,8 +114,7 @@ class HintRegressor(keras.layers.Layer):
         self.target_shape = _check_target_shape(target_shape)
         if kind not in ("auto", "conv", "dense"):
             raise ValueError(
-                '`kind` must be "auto", "conv" or "dense"; '
-                f"received {kind!r}."
+                f'`kind` must be "auto", "conv" or "dense"; received {kind!r}.'
             )
         self.kind = kind
         self.activation = keras.activations.get(activation)
@@ -147,7 +146,7 @@ class HintRegressor(keras.layers.Layer):
             inputs = step(inputs)
         return inputs
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (input_shape[0], *self.target_shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -161,7 +160,7 @@ class HintRegressor(keras.layers.Layer):
             "target_data_format": self.target_data_format,
         }
 
-    def _is_conv(self, guided: tuple[int | None, ...]) -> bool:
+    def _is_conv(self, guided: tuple[Any, ...]) -> bool:
         possible = len(guided) == len(self.target_shape) and 2 <= len(guided) <= 4
         if self.kind == "conv" and not possible:
             raise ValueError(
@@ -171,7 +170,7 @@ class HintRegressor(keras.layers.Layer):
             )
         return possible and self.kind != "dense"
 
-    def _conv(self, guided: tuple[int | None, ...]) -> list[keras.layers.Layer]:
+    def _conv(self, guided: tuple[Any, ...]) -> list[keras.layers.Layer]:
         """At most two convolutions: one shrinks, one grows, dimension by dimension."""
         last = self.data_format == "channels_last"
         # The axis of the guided output that each axis of the hint lies on.
@@ -183,7 +182,8 @@ class HintRegressor(keras.layers.Layer):
         spatial = slice(0, -1) if last else slice(1, None)
         self._check_known(guided, hint, spatial)
         gaps = [
-            0 if g is None else g - h for g, h in zip(guided[spatial], hint[spatial])
+            0 if g is None else g - h
+            for g, h in zip(guided[spatial], hint[spatial], strict=True)
         ]
         shrink = [max(gap, 0) + 1 for gap in gaps]
         grow = [max(-gap, 0) + 1 for gap in gaps]
@@ -205,14 +205,16 @@ class HintRegressor(keras.layers.Layer):
                 )
             )
         if self.pieces:
-            steps.append(Maxout(self.pieces, -1 if last else 1, dtype=self.dtype_policy))
+            steps.append(
+                Maxout(self.pieces, -1 if last else 1, dtype=self.dtype_policy)
+            )
         if self.target_data_format != self.data_format:
             steps.append(
                 keras.layers.Permute([i + 1 for i in axes], dtype=self.dtype_policy)
             )
         return steps
 
-    def _dense(self, guided: tuple[int | None, ...]) -> list[keras.layers.Layer]:
+    def _dense(self, guided: tuple[Any, ...]) -> list[keras.layers.Layer]:
         self._check_known(guided, self.target_shape, slice(0, 0))
         policy = self.dtype_policy
         units = math.prod(self.target_shape)
@@ -251,7 +253,7 @@ def _check_pieces(pieces: int) -> int:
     return pieces
 
 
-def _check_target_shape(shape: Any) -> tuple[int | None, ...]:
+def _check_target_shape(shape: Any) -> tuple[Any, ...]:
     try:
         shape = tuple(shape)
     except TypeError:

@@ -193,7 +193,9 @@ def logits_of(outputs: Any, activation: str) -> Any:
     tiny = 1e-37
     if activation == "softmax":
         return ops.log(ops.maximum(outputs, tiny))
-    half_ulp = 1e-16 if keras.backend.standardize_dtype(outputs.dtype) == "float64" else 6e-8
+    half_ulp = (
+        1e-16 if keras.backend.standardize_dtype(outputs.dtype) == "float64" else 6e-8
+    )
     return ops.log(ops.maximum(outputs, tiny)) - ops.log1p(
         -ops.minimum(outputs, 1 - half_ulp)
     )
@@ -231,7 +233,7 @@ def _in_one_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     y_true, y_pred = _at_least_float32(y_true), _at_least_float32(y_pred)
     if len(y_true.shape) != len(y_pred.shape) or any(
         None not in pair and pair[0] != pair[1]
-        for pair in zip(y_true.shape, y_pred.shape)
+        for pair in zip(y_true.shape, y_pred.shape, strict=True)
     ):
         raise ValueError(
             "The teacher's and the student's tensors must have the same shape; "

@@ -63,13 +63,14 @@ class Objective:
         )
         self._lessons = TeacherPass(teacher, hints, inputs)
         guided = [hint.guided_layer for hint in hints]
-        self._features = features(student, guided, inputs) if hints else None
+        self._features: Any = features(student, guided, inputs) if hints else None
         self.regressors = [
             _regressor(hint, teacher, student, hint_shape, guided_shape)
             for hint, hint_shape, guided_shape in zip(
                 hints,
                 self._lessons.shapes,
                 self._features.shapes if self._features else [],
+                strict=True,
             )
         ]
 
@@ -91,11 +92,12 @@ class Objective:
             outputs, guided = None, self._features.upto(x, training, wanted)
         else:
             outputs, guided = self._features.full(x, training)
-        regressors = [self.regressors[i] for i in wanted]
-        return outputs, [
-            structure.run(regressor, g, training)
-            for regressor, g in zip(regressors, guided)
+        regressed = [
+            # Masked steps are zero, or a kernel would mix them with their neighbours.
+            structure.run(self.regressors[i], _zeroed(g, _mask_of(g)), training)
+            for i, g in zip(wanted, guided, strict=True)
         ]
+        return outputs, regressed
 
     def kd_loss(
         self, lesson: Lesson, outputs: Any, temperature: Any, sample_weight: Any
@@ -110,7 +112,7 @@ class Objective:
                 continue
             logits = [
                 reading.logits(member[i])
-                for reading, member in zip(pairing.members, members)
+                for reading, member in zip(pairing.members, members, strict=True)
             ]
             values = soft_target_crossentropy(
                 self._teacher.soft_logits(logits, temperature, pairing.activation),
@@ -135,15 +137,11 @@ class Objective:
         """
         weight = _weight_per_sample(sample_weight)
         total = 0.0
-        for i, prediction in zip(wanted, regressed):
+        for i, prediction in zip(wanted, regressed, strict=True):
             hint = lesson.hints[i]
             mask = _mask_of(hint)
-            if mask is not None:
-                while len(mask.shape) < len(hint.shape):
-                    mask = ops.expand_dims(mask, -1)
-                hint = ops.where(mask, hint, ops.zeros_like(hint))
-                prediction = ops.where(mask, prediction, ops.zeros_like(prediction))
-            pair = _mean(hint_loss(hint, prediction), weight)
+            values = hint_loss(_zeroed(hint, mask), _zeroed(prediction, mask))
+            pair = _mean(values, weight)
             total = total + self._hints[i].weight * pair
         return total
 
@@ -234,13 +232,21 @@ def _mask_of(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
+def _zeroed(tensor: Any, mask: Any) -> Any:
+    """The tensor with zeros where the mask leaves steps out."""
+    if mask is None:
+        return tensor
+    mask = _aligned(mask, tensor)
+    return ops.where(mask, tensor, ops.zeros_like(tensor))
+
+
 def _mean(values: Any, weight: Any = None, mask: Any = None) -> Any:
     """The mean over samples, and over those time steps that the mask leaves."""
     count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
     if mask is not None:
         mask = ops.cast(_aligned(mask, values), values.dtype)
         count = ops.sum(mask * ops.ones_like(values))
-        values = ops.where(ops.cast(mask, "bool"), values, ops.zeros_like(values))
+        values = _zeroed(values, ops.cast(mask, "bool"))
     if weight is not None:
         values = values * ops.cast(_aligned(weight, values), values.dtype)
     return ops.divide_no_nan(ops.sum(values), count)

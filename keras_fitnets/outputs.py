@@ -63,7 +63,10 @@ def pair_outputs(
         wanted[i]
         and _pair(
             wanted[i],
-            [_Output(n, end[i], s) for n, end, s in zip(networks, ends, said)],
+            [
+                _Output(network, end[i], from_logits)
+                for network, end, from_logits in zip(networks, ends, said, strict=True)
+            ],
             flat[i].shape[-1],
         )
         for i in range(len(flat))
@@ -81,9 +84,10 @@ class _Output(NamedTuple):
                 return self.ends_in in _LOGITS
             raise ValueError(
                 f"It cannot be seen whether network '{self.network.name}' returns "
-                f"logits or probabilities: it ends in {self.ends_in or 'code of its own'}. "
-                "Say so with `from_logits=True` or `False`: in the Distiller for the "
-                "student, in keras_fitnets.Teacher for a teacher; or leave the output "
+                "logits or probabilities: it ends in "
+                f"{self.ends_in or 'code of its own'}. Say so with "
+                "`from_logits=True` or `False`: in the Distiller for the student,"
+                " in keras_fitnets.Teacher for a teacher; or leave the output "
                 "out with `activation=None` in its place."
             )
         if self.said and self.ends_in in _PROBABILITIES:
@@ -119,7 +123,7 @@ def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
 
 def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
     student = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs[0])]
-    for network, output in zip(networks[1:], outputs[1:]):
+    for network, output in zip(networks[1:], outputs[1:], strict=True):
         teacher = [tuple(tensor.shape) for tensor in keras.tree.flatten(output)]
         keys_differ = (
             isinstance(output, dict)
@@ -129,9 +133,9 @@ def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
         if keys_differ or not structure.same_shapes(teacher, student):
             raise ValueError(
                 "Teacher and student must have the same outputs, with the same number "
-                f"of classes; teacher '{network.name}' gives {_shown(output)}, student "
-                f"'{networks[0].name}' gives {_shown(outputs[0])}. Change the student's "
-                "last layer, or the teacher's."
+                f"of classes; teacher '{network.name}' gives {_shown(output)}, "
+                f"student '{networks[0].name}' gives {_shown(outputs[0])}. Change "
+                "the last layer of one of them."
             )
 
 

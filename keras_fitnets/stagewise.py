@@ -116,10 +116,12 @@ def fit_stagewise(
     (2, 3)
     """
     _check(distiller, hint_epochs, kd_epochs, stage)
-    if validation_data is None and not (hint_patience is kd_patience is monitor is None):
+    if validation_data is None and not (
+        hint_patience is kd_patience is monitor is None
+    ):
         raise ValueError(
-            "`hint_patience`, `kd_patience` and `monitor` judge by validation data, and "
-            "there is none. Pass `validation_data=(x, y)`, or a dataset."
+            "`hint_patience`, `kd_patience` and `monitor` judge by validation data, "
+            "and there is none. Pass `validation_data=(x, y)`, or a dataset."
         )
     monitor = monitor or ("val_label_loss" if distiller.loss else "val_kd_loss")
     judge_hint = judge_kd = None
@@ -230,13 +232,12 @@ def _mode(monitor: str) -> str:
 def _check(distiller: Any, hint_epochs: int, kd_epochs: int, stage: str) -> None:
     if not isinstance(distiller, Distiller):
         raise TypeError(
-            "`fit_stagewise` trains a keras_fitnets.Distiller; "
-            f"received {distiller!r}."
+            f"`fit_stagewise` trains a keras_fitnets.Distiller; received {distiller!r}."
         )
     if not distiller.hints:
         raise ValueError(
-            "`fit_stagewise` starts with a hint stage, and this Distiller has no hints. "
-            'Pass it hints=("hint_layer", "guided_layer"), or call its `fit`.'
+            "`fit_stagewise` starts with a hint stage, and this Distiller has no "
+            'hints. Pass it hints=("hint_layer", "guided_layer"), or call its `fit`.'
         )
     if not distiller.compiled:
         raise ValueError(
@@ -245,8 +246,8 @@ def _check(distiller: Any, hint_epochs: int, kd_epochs: int, stage: str) -> None
         )
     if stage not in ("kd", "joint"):
         raise ValueError(
-            f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 always '
-            'is "hint".'
+            f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 is '
+            'always "hint".'
         )
     for name, epochs in {"hint_epochs": hint_epochs, "kd_epochs": kd_epochs}.items():
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:

@@ -78,7 +78,7 @@ def children(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
     """The layers directly inside a layer, by name."""
     if isinstance(layer, keras.Model):
         return {child.name: child for child in layer.layers}
-    found = {}
+    found: dict[str, keras.layers.Layer] = {}
     for attribute, value in vars(layer).items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, keras.layers.Layer):
@@ -142,7 +142,7 @@ def middle(network: keras.Model) -> str:
     ]
     if len(kernels) < 2:
         raise ValueError(
-            f'hints="middle" needs a network with hidden layers; \'{network.name}\' '
+            f"hints=\"middle\" needs a network with hidden layers; '{network.name}' "
             f"has {len(kernels)} layer(s) with a kernel, the output included."
         )
     at = kernels[:-1][(len(kernels) - 2) // 2]
@@ -214,9 +214,9 @@ def _final(operations: list[Any], i: int, output: int) -> list[str | None]:
         name == "linear" and isinstance(operation, keras.layers.Activation)
     )
     if passes_on:
-        before = [
-            j for j in range(i) if operations[j].output is operation.input
-        ] or ([i - 1] if i else [])
+        before = [j for j in range(i) if operations[j].output is operation.input] or (
+            [i - 1] if i else []
+        )
         return _final(operations, before[-1], 0) if before else [None]
     if name is None and type(operation).__module__.split(".")[0] in (
         *("keras", "keras_fitnets", "keras_hub"),
@@ -259,6 +259,6 @@ def same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> boo
     """Whether two lists of shapes agree wherever both are known."""
     return len(one) == len(other) and all(
         len(a) == len(b)
-        and all(m == n or m is None or n is None for m, n in zip(a, b))
-        for a, b in zip(one, other)
+        and all(m == n or None in (m, n) for m, n in zip(a, b, strict=True))
+        for a, b in zip(one, other, strict=True)
     )

@@ -100,7 +100,7 @@ class Teacher:
         if len(member_logits) == 1:
             return member_logits[0]
         if self.average == "geometric":
-            return sum(w * a for w, a in zip(self.weights, member_logits))
+            return sum(w * a for w, a in zip(self.weights, member_logits, strict=True))
         temperature = ops.cast(temperature, member_logits[0].dtype)
         softened = ops.stack([logits / temperature for logits in member_logits])
         shape = [-1] + [1] * (len(softened.shape) - 1)
@@ -155,18 +155,18 @@ class TeacherPass:
         shapes = [
             (i, shape)
             for m, at in self._positions.items()
-            for i, shape in zip(at, self._features[m].shapes)
+            for i, shape in zip(at, self._features[m].shapes, strict=True)
         ]
         self.shapes = [shape for _, shape in sorted(shapes)]
 
     def hints(self, x: Any, wanted: Sequence[int]) -> dict[int, Any]:
         """The hints at some positions; nothing above them is run."""
-        found = {}
+        found: dict[int, Any] = {}
         for member, positions in self._positions.items():
             local = [n for n, i in enumerate(positions) if i in wanted]
             if local:
                 tensors = self._features[member].upto(x, False, local)
-                found.update(zip([positions[n] for n in local], tensors))
+                found.update(zip([positions[n] for n in local], tensors, strict=True))
         return found
 
     def outputs(self, x: Any) -> list[Any]:
@@ -175,11 +175,12 @@ class TeacherPass:
 
     def both(self, x: Any) -> tuple[list[Any], dict[int, Any]]:
         """Each member's outputs and all hints, in one pass through each."""
-        outputs, found = [], {}
+        outputs: list[Any] = []
+        found: dict[int, Any] = {}
         for m, member in enumerate(self._members):
             if m in self._features:
                 member_outputs, tensors = self._features[m].full(x, False)
-                found.update(zip(self._positions[m], tensors))
+                found.update(zip(self._positions[m], tensors, strict=True))
             else:
                 member_outputs = structure.run(member, x, training=False)
             outputs.append(member_outputs)
@@ -190,7 +191,7 @@ def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...
     if weights is None:
         return (1 / count,) * count
     weights = tuple(float(weight) for weight in weights)
-    if len(weights) != count or not all(0 < w and math.isfinite(w) for w in weights):
+    if len(weights) != count or not all(w > 0 and math.isfinite(w) for w in weights):
         raise ValueError(
             f"`weights` must hold a positive number for each of the {count} teachers; "
             f"received {weights}. To leave a teacher out, take it off the list."

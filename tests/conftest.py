@@ -1,0 +1,30 @@
+"""Every test: four CPUs, a fresh seed, and an own folder of datasets."""
+
+import os
+import tempfile
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+import tensorflow as tf
+
+FAKE_DEVICES = 4
+
+
+def pytest_configure(config):
+    datasets = tempfile.TemporaryDirectory(prefix="keras_fitnets_")
+    # tensorflow-datasets reads it when it is imported, which no test may do earlier.
+    os.environ["TFDS_DATA_DIR"] = datasets.name
+    config.add_cleanup(datasets.cleanup)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * FAKE_DEVICES
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,196 @@
+"""Features are those of the network itself, and cost no more than they must."""
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fitnets import structure
+from keras_fitnets.features import features
+
+BUILDS = {
+    "sequential": (networks.sequential, "conv1", "norm2"),
+    "functional": (networks.functional, "conv1", "norm2"),
+    "nested": (networks.nested, "backbone/conv1", "backbone/norm2"),
+    "nested layer": (
+        lambda: networks.nested(backbone=None),
+        "backbone/stem",
+        "backbone/norm2",
+    ),
+    "subclassed": (networks.Subclassed, "backbone/stem", "backbone/norm2"),
+}
+
+
+def reach(network, *paths):
+    inputs = keras.KerasTensor((None, *networks.SHAPE))
+    return features(network, paths, inputs)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_features_and_outputs_are_the_networks_own(build):
+    make, first, last = BUILDS[build]
+    network, (x, _) = make(), networks.batch()
+    found = reach(network, last, first, last)
+    assert found.shapes == [(4, 4, 4), (6, 6, 4), (4, 4, 4)]
+    outputs, (late, early, again) = found.full(x, False)
+    conv = structure.layer_at(network, first)
+    expected = keras.ops.relu(keras.ops.conv(x, conv.kernel) + conv.bias)
+    np.testing.assert_array_equal(late, again)
+    np.testing.assert_array_equal(outputs, network(x, training=False))
+    np.testing.assert_allclose(early, expected, rtol=1e-5, atol=1e-6)
+    for wanted, tensors in {(1,): [early], (1, 0): [early, late]}.items():
+        for one, other in zip(found.upto(x, False, wanted), tensors, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_upto_runs_and_trains_nothing_above(build):
+    make, first, last = BUILDS[build]
+    network, (x, _) = make(), networks.batch()
+    found = reach(network, first, last)
+    for wanted, layers in {
+        (0,): {"conv1"},
+        (1,): {"conv1", "norm1", "conv2", "norm2"},
+    }.items():
+        trained = {v.path.split("/")[-2] for v in found.trainable_variables(wanted)}
+        assert trained == layers
+        before = networks.numpy_variables(network)
+        tf.function(lambda x, wanted=wanted: found.upto(x, True, wanted))(x)
+        moved = networks.changed(before, networks.numpy_variables(network))
+        assert moved == {layer for layer in layers if "norm" in layer}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_penalties_upto_a_layer_are_those_below_it(build):
+    make, first, last = BUILDS[build]
+    network, (x, _) = make(), networks.batch()
+    lowest = structure.layer_at(network, first)
+    penalties = {first: 0.5, last.replace("norm2", "conv2"): 0.25}
+    for path, factor in penalties.items():
+        layer = structure.layer_at(network, path)
+        layer.kernel.regularizer = keras.regularizers.L2(factor)
+    found = reach(network, first, last)
+    found.upto(x, True, [0])
+    expected = 0.5 * np.sum(lowest.kernel.numpy() ** 2)
+    np.testing.assert_allclose(sum(found.losses([0])), expected, rtol=1e-5)
+    found.upto(x, True, [1])
+    assert len(found.losses([1])) == 2
+
+
+def test_two_networks_in_a_row_are_each_run_once():
+    inputs = keras.Input(networks.SHAPE)
+    first = keras.Sequential(
+        [keras.Input(networks.SHAPE), *networks.block(2)], name="one"
+    )
+    second = keras.Sequential(
+        [keras.Input((4, 4, 2)), keras.layers.Conv2D(2, 1, name="c"), *networks.head()],
+        name="two",
+    )
+    network = keras.Model(inputs, second(first(inputs)))
+    x, _ = networks.batch()
+    found = reach(network, "one/norm1", "two/c")
+    before = networks.numpy_variables(network)
+    found.upto(x, True, [0, 1])
+    momentum = first.get_layer("norm1").momentum
+    mean = first.get_layer("norm1").moving_mean.numpy()
+    conv = first.get_layer("conv1")(x).numpy()
+    np.testing.assert_allclose(
+        mean, (1 - momentum) * conv.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
+    )
+    after = networks.numpy_variables(network)
+    assert networks.changed(before, after) == {"norm1", "norm2"}
+
+
+def test_several_inputs_and_outputs_keep_their_structure():
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    hidden = keras.layers.Dense(5, name="hidden")(left)
+    both = keras.layers.Concatenate()([hidden, right])
+    outputs = {
+        "b": keras.layers.Dense(2, name="b")(both),
+        "a": keras.layers.Dense(3, name="a")(both),
+    }
+    network = keras.Model({"left": left, "right": right}, outputs)
+    x = {"left": np.ones((2, 4)), "right": np.zeros((2, 4))}
+    found = reach(network, "hidden")
+    outputs, (tensor,) = found.full(x, False)
+    assert {name: out.shape for name, out in outputs.items()} == {
+        "a": (2, 3),
+        "b": (2, 2),
+    }
+    np.testing.assert_array_equal(outputs["a"], network(x)["a"])
+    np.testing.assert_array_equal(found.upto(x, False, [0])[0], tensor)
+
+
+def test_the_network_itself_still_works_as_before():
+    network = networks.nested()
+    output = network.get_layer("backbone").output
+    config, weights = network.get_config(), len(network.weights)
+    reach(network, "backbone/norm1")
+    assert network.get_layer("backbone").output is output
+    assert network.get_config() == config
+    assert len(network.weights) == weights
+    assert keras.models.clone_model(network).count_params() == network.count_params()
+
+
+def test_a_listened_network_is_left_as_it_was():
+    network = networks.Subclassed()
+    found = reach(network, "backbone/stem")
+    x, _ = networks.batch()
+    found.full(x, False), found.upto(x, False, [0])
+    assert all("call" not in vars(layer) for layer in network._flatten_layers())
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("conv9", "no layer 'conv9'.*Did you mean 'conv[12]'"),
+        ("backbone/conv9", "no layer 'backbone/conv9'"),
+        ("conv1/inner", "has no layer 'inner'.*It has: none"),
+        ("out", "gives the output of network"),
+        ("shared", "run 2 times"),
+        ("three", "must give one tensor of floats"),
+    ],
+)
+def test_layers_that_cannot_be_hints(path, message):
+    inputs = keras.Input(networks.SHAPE)
+    shared = keras.layers.Conv2D(1, 3, padding="same", name="shared")
+    x = shared(shared(inputs))
+    x = networks.block(2)[0](x)
+    x = keras.layers.Reshape((-1, 2))(x)
+    x, *_ = keras.layers.LSTM(2, return_state=True, name="three")(x)
+    outputs = networks.head()[1](x)
+    network = keras.Model(inputs, outputs)
+    if path.startswith("backbone"):
+        network = networks.nested()
+    with pytest.raises(ValueError, match=message):
+        reach(network, path)
+
+
+def test_a_network_without_known_inputs_is_refused():
+    class Lazy(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.tail = networks.head()
+
+    with pytest.raises(ValueError, match="Call it on a batch first"):
+        features(Lazy(), ["flat"], None)
+
+
+@pytest.mark.parametrize("middle", ["norm1", "conv2"])
+def test_middle_of_a_network(middle):
+    layers = networks.block(2)
+    if middle == "conv2":
+        layers = [*layers[:3], keras.layers.Conv2D(2, 1, name="conv3")]
+    network = keras.Sequential([keras.Input(networks.SHAPE), *layers, *networks.head()])
+    assert structure.middle(network) == middle
+    outer = networks.nested()
+    assert structure.middle(outer) == "backbone/norm1"
+
+
+def test_middle_needs_a_graph_with_hidden_layers():
+    with pytest.raises(ValueError, match="Name the layers"):
+        structure.middle(networks.Subclassed())
+    flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="1 layer.s. with a kernel"):
+        structure.middle(flat)

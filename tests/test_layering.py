@@ -1,0 +1,102 @@
+"""Imports go one way: each module reads only those that the table grants it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_fitnets
+
+PACKAGE = Path(keras_fitnets.__file__).parent
+NAME = "keras_fitnets"
+
+# In the order of the flow: a module is granted only those above it.
+MAY_IMPORT = {
+    "version": set(),
+    "losses": {"keras"},
+    "layers": {"keras"},
+    "structure": {"keras", "layers"},
+    "features": {"keras", "structure"},
+    "hints": {"keras", "structure"},
+    "outputs": {"keras", "losses", "structure"},
+    "labels": {"keras", "outputs"},
+    "teacher": {"keras", "structure", "features", "hints"},
+    "objective": {
+        "keras",
+        "losses",
+        "layers",
+        "structure",
+        "features",
+        "hints",
+        "outputs",
+        "teacher",
+    },
+    "distiller": {
+        "keras",
+        "tensorflow",
+        "losses",
+        "structure",
+        "hints",
+        "labels",
+        "teacher",
+        "objective",
+    },
+    "callbacks": {"keras"},
+    "checkpoints": {"keras", "tensorflow"},
+    "stagewise": {"keras", "distiller", "callbacks", "checkpoints"},
+    "datasets": {"tensorflow", "tensorflow_datasets", "sklearn"},
+}
+FREE = set(sys.stdlib_module_names) | {"numpy"}
+LATE = ["keras_tuner", "matplotlib", "sklearn", "tensorflow_datasets"]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(source):
+    """The row of the table for a file: its module, or its top folder."""
+    return source.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(source):
+    """Every dotted name that the file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source.name}: imports here are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def row_of(dotted):
+    """The name under which the table knows an imported module."""
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == NAME else parts[0]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_module_imports_only_what_the_table_grants_it(source):
+    if source == PACKAGE / "__init__.py":
+        granted = set(MAY_IMPORT)
+    else:
+        assert unit(source) in MAY_IMPORT, f"give {source.name} a row in MAY_IMPORT"
+        granted = MAY_IMPORT[unit(source)] | {unit(source)}
+    reached = {row_of(dotted) for dotted in imports(source)}
+    assert reached <= granted | FREE
+
+
+def test_the_table_goes_one_way():
+    rows = list(MAY_IMPORT)
+    for position, row in enumerate(rows):
+        assert MAY_IMPORT[row].isdisjoint(rows[position:])
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_nothing_private_of_keras_is_imported(source):
+    assert not [dotted for dotted in imports(source) if "keras.src" in dotted]
+
+
+def test_importing_the_package_needs_no_late_one():
+    # Keras itself imports some of these where they are: hence made absent here.
+    program = f"import sys; sys.modules.update(dict.fromkeys({LATE})); import {NAME}"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,117 @@
+"""What is saved is what trained, and it goes on as if it had never stopped."""
+
+import keras
+import networks
+import numpy as np
+import pytest
+
+import keras_fitnets as kf
+
+
+def distiller(
+    stage="joint", teacher_width=8, optimizer="adam", student=None, **options
+):
+    teacher = networks.nested(teacher_width, "teacher")
+    student = student or networks.sequential(3, "student")
+    hints = [
+        kf.Hint("backbone/norm1", "conv1", weight=0.5),
+        ("backbone/conv2", "conv2"),
+    ]
+    made = kf.Distiller(
+        teacher, student, hints, temperature=2.5, lambda_=1.7, stage=stage, **options
+    )
+    made.compile(optimizer, networks.LABEL_LOSS, metrics=["accuracy"])
+    return made
+
+
+def fit(model, epochs=1, **options):
+    x, y = networks.batch()
+    settings = {"batch_size": 4, "verbose": 0, "shuffle": False} | options
+    return model.fit(x, y, epochs=epochs, **settings).history
+
+
+@pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
+def test_a_loaded_distiller_trains_on_exactly_where_it_stopped(tmp_path, stage):
+    model = distiller(stage, learning_rate_factor=0.5)
+    fit(model, callbacks=[kf.LambdaAnnealing(lambda epoch: 1.3)])
+    model.temperature = 3.7
+    model.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    for name in ("stage", "lambda_", "temperature", "hint_weight"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded.learning_rate_factor == 0.5
+    assert loaded.lambda_ == (1.7 if stage == "hint" else 1.3)
+    for one, other in zip(
+        *(model.optimizer.variables, loaded.optimizer.variables), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(*(model.teacher.models, loaded.teacher.models), strict=True):
+        for a, b in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert fit(model, 2) == fit(loaded, 2)
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_argument_survives_the_archive(tmp_path):
+    teacher = kf.Teacher(
+        [networks.sequential(4, "a"), networks.Scaled(name="b")],
+        *("geometric", [1, 3], True),
+    )
+    hints = [kf.Hint("conv1", "conv1", 2.0, keras.layers.Conv2D(4, 1), member=0)]
+    model = kf.Distiller(
+        *(teacher, networks.sequential(3, "student"), hints),
+        activation="softmax",
+        from_logits=True,
+        temperature_squared=True,
+        hint_weight=0.25,
+        name="mine",
+    )
+    model.compile("adam", networks.LABEL_LOSS)
+    fit(model)
+    model.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert loaded.get_config() == model.get_config()
+    assert fit(model) == fit(loaded)
+
+
+def test_weight_files_and_checkpoints_hold_nothing_of_the_teacher(tmp_path):
+    sizes = []
+    for width in (2, 32):
+        model = kf.Distiller(
+            networks.sequential(width, "teacher"),
+            networks.sequential(3, "student"),
+            stage="kd",
+        )
+        model.compile("adam", networks.LABEL_LOSS)
+        fit(model)
+        path = tmp_path / f"{width}.weights.h5"
+        model.save_weights(path)
+        sizes.append(path.stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
+def test_weights_can_be_loaded_into_a_new_distiller(tmp_path):
+    model = distiller()
+    fit(model)
+    model.save_weights(tmp_path / "x.weights.h5")
+    other = distiller()
+    other.lambda_ = 0.0
+    other.load_weights(tmp_path / "x.weights.h5")
+    for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert other.lambda_ == 1.7
+
+
+def test_the_student_is_saved_alone(tmp_path):
+    model = distiller(student=networks.functional(3, "student"))
+    checkpoint = kf.StudentCheckpoint(tmp_path / "{epoch}.keras", monitor="loss")
+    fit(model, epochs=2, callbacks=[checkpoint])
+    model.student.save(tmp_path / "student.keras")
+    x, _ = networks.batch()
+    for name in ("student", "2"):
+        student = keras.saving.load_model(tmp_path / f"{name}.keras")
+        assert not isinstance(student, kf.Distiller)
+        assert student.count_params() == model.student.count_params()
+        np.testing.assert_array_equal(student(x), model.student(x))
+    assert (tmp_path / "1.keras").exists()

@@ -1,0 +1,112 @@
+"""Networks that `reference.hidden_and_logits` computes too, and one step of them."""
+
+import keras
+import numpy as np
+
+SHAPES = {"dense": (6,), "conv": (5, 5, 2)}
+LABEL_LOSSES = {
+    "softmax": keras.losses.CategoricalCrossentropy,
+    "sigmoid": keras.losses.BinaryCrossentropy,
+}
+CLASSES = 3
+SAMPLES = 8
+
+
+def network(
+    kind="dense",
+    hidden=5,
+    kernel=2,
+    activation="tanh",
+    end=None,
+    seed=0,
+    classes=CLASSES,
+    **options,
+):
+    """Layers "hidden" and "out"; `options` are those of the hidden layer."""
+    inputs = keras.Input(SHAPES[kind])
+    options |= {"activation": activation, "name": "hidden"}
+    if kind == "dense":
+        pooled = keras.layers.Dense(hidden, **options)(inputs)
+    else:
+        features = keras.layers.Conv2D(hidden, kernel, **options)(inputs)
+        pooled = keras.layers.GlobalAveragePooling2D()(features)
+    model = keras.Model(
+        inputs, keras.layers.Dense(classes, activation=end, name="out")(pooled)
+    )
+    return redrawn(model, seed)
+
+
+def redrawn(model, seed=0):
+    rng = np.random.default_rng(seed)
+    model.set_weights(
+        [rng.normal(scale=0.7, size=weight.shape) for weight in model.get_weights()]
+    )
+    return model
+
+
+def data(kind="dense", activation="softmax", samples=SAMPLES, classes=CLASSES):
+    rng = np.random.default_rng(99)
+    x = rng.normal(size=(samples, *SHAPES[kind])).astype("float32")
+    if activation == "softmax":
+        return x, np.eye(classes, dtype="float32")[rng.integers(classes, size=samples)]
+    return x, rng.integers(2, size=(samples, classes)).astype("float32")
+
+
+def weights(distiller):
+    return [
+        w
+        for layer in (distiller.student, *distiller.regressors)
+        for w in layer.get_weights()
+    ]
+
+
+def set_weights(distiller, values):
+    values = list(values)
+    for layer in (distiller.student, *distiller.regressors):
+        layer.set_weights([values.pop(0) for _ in layer.weights])
+
+
+def evaluate(model, x, y=None, **options):
+    return model.evaluate(
+        x, y, **{"batch_size": len(x), "verbose": 0, "return_dict": True} | options
+    )
+
+
+def fit(model, x, y=None, **options):
+    """One step on all samples unless told otherwise; the history of each log."""
+    return model.fit(
+        x, y, **{"batch_size": len(x), "verbose": 0, "shuffle": False} | options
+    ).history
+
+
+def gradients(distiller, x, y=None, **options):
+    """Of one step of SGD with a learning rate of 1."""
+    before = weights(distiller)
+    fit(distiller, x, y, **options)
+    return [old - new for old, new in zip(before, weights(distiller), strict=True)]
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Within `tolerance` of the largest value expected; what should be zero is zero."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=tolerance * np.max(np.abs(expected))
+    )
+
+
+def assert_step(distiller, start, gradients, tolerance=1e-5):
+    """That SGD with a learning rate of 1 stepped once, where there are gradients."""
+    scale = max(np.max(np.abs(gradient)) for gradient in gradients)
+    for old, new, gradient in zip(start, weights(distiller), gradients, strict=True):
+        margin = tolerance * scale if np.any(gradient) else 0.0
+        np.testing.assert_allclose(old - new, gradient, rtol=0, atol=margin)
+
+
+def assert_logs(actual, expected, tolerance=1e-5):
+    assert set(expected) <= set(actual), (expected, actual)
+    np.testing.assert_allclose(
+        [actual[name] for name in expected],
+        list(expected.values()),
+        rtol=tolerance,
+        err_msg=str(list(expected)),
+    )
