@@ -1,6 +1,5 @@
 """The train step of FitNets, as a `keras.Model`."""
 
-import math
 import types
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from keras import ops
 from keras_fitnets import structure
 from keras_fitnets.hints import hint_pairs
 from keras_fitnets.labels import check_label_loss
-from keras_fitnets.losses import check_temperature
+from keras_fitnets.losses import check_number
 from keras_fitnets.objective import Objective
 from keras_fitnets.teacher import Teacher
 
@@ -138,7 +137,7 @@ class Distiller(keras.Model):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._temperature.assign(check_temperature(float(value)))
+        self._temperature.assign(check_number("temperature", value, "positive"))
 
     @property
     def lambda_(self) -> float:
@@ -147,7 +146,7 @@ class Distiller(keras.Model):
 
     @lambda_.setter
     def lambda_(self, value: float) -> None:
-        self._lambda.assign(_at_least_zero("lambda_", value))
+        self._lambda.assign(check_number("lambda_", value))
 
     @property
     def hint_weight(self) -> float:
@@ -156,7 +155,7 @@ class Distiller(keras.Model):
 
     @hint_weight.setter
     def hint_weight(self, value: float) -> None:
-        self._hint_weight.assign(_at_least_zero("hint_weight", value))
+        self._hint_weight.assign(check_number("hint_weight", value))
 
     @property
     def stage(self) -> str:
@@ -198,7 +197,7 @@ class Distiller(keras.Model):
 
     @learning_rate_factor.setter
     def learning_rate_factor(self, value: float) -> None:
-        value = _at_least_zero("learning_rate_factor", value)
+        value = check_number("learning_rate_factor", value)
         if value != 1 and not self.hints:
             raise ValueError(
                 "`learning_rate_factor` slows the layers up to the guided ones, and "
@@ -391,13 +390,6 @@ def _policy(student: keras.Model) -> Any:
 def _read(variable: Any) -> float:
     # The shortest decimal that is this float32: what was assigned, as a rule.
     return float(str(np.float32(ops.convert_to_numpy(variable))))
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    value = float(value)
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"`{name}` must be a number of at least 0; received {value}.")
-    return value
 
 
 def _all(hints: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_fitnets import structure
+from keras_fitnets.losses import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -54,11 +55,6 @@ class Hint:
                     f"`{argument}` must name a layer, with single slashes between "
                     f"nested models; received {path!r}."
                 )
-        if isinstance(weight, bool) or not 0 < weight < float("inf"):
-            raise ValueError(
-                f"`weight` must be a positive number; received {weight!r}. To "
-                "leave a pair out, take it off the list of hints."
-            )
         named = regressor in ("auto", "conv", "dense")
         if not named and not isinstance(regressor, keras.layers.Layer):
             raise ValueError(
@@ -72,7 +68,7 @@ class Hint:
             )
         self.hint_layer = hint_layer
         self.guided_layer = guided_layer
-        self.weight = weight
+        self.weight = check_number("weight", weight, "positive")
         self.regressor = regressor
         self.member = member
 

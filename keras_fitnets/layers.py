@@ -124,11 +124,10 @@ class HintRegressor(keras.layers.Layer):
                 "A maxout regressor has no other non-linearity; received "
                 f"pieces={pieces} and activation={activation!r}. Leave one out."
             )
-        self.data_format = _check_data_format(
-            data_format or keras.config.image_data_format()
-        )
+        own = data_format or keras.config.image_data_format()
+        self.data_format = _check_data_format("data_format", own)
         self.target_data_format = _check_data_format(
-            target_data_format or self.data_format
+            "target_data_format", target_data_format or own
         )
         self._steps: list[keras.layers.Layer] = []
 
@@ -171,48 +170,49 @@ class HintRegressor(keras.layers.Layer):
         return possible and self.kind != "dense"
 
     def _conv(self, guided: tuple[Any, ...]) -> list[keras.layers.Layer]:
-        """At most two convolutions: one shrinks, one grows, dimension by dimension."""
-        last = self.data_format == "channels_last"
-        # The axis of the guided output that each axis of the hint lies on.
-        axes = list(range(len(guided)))
-        if self.target_data_format != self.data_format:
-            axes = [*axes[1:], 0] if last else [axes[-1], *axes[:-1]]
-            axes = [axes.index(i) for i in range(len(axes))]
-        hint = [self.target_shape[axes.index(i)] for i in range(len(axes))]
-        spatial = slice(0, -1) if last else slice(1, None)
-        self._check_known(guided, hint, spatial)
+        """At most two convolutions: one shrinks, one grows, dimension by dimension.
+
+        They run with the channels last, as every device can.
+        """
+        policy, rank = self.dtype_policy, len(guided)
+        hint = self.target_shape
+        before, after = [*range(2, rank + 1), 1], [rank, *range(1, rank)]
+        first: list[keras.layers.Layer] = []
+        last: list[keras.layers.Layer] = []
+        if self.data_format == "channels_first":
+            guided = (*guided[1:], guided[0])
+            first.append(keras.layers.Permute(before, dtype=policy))
+        if self.target_data_format == "channels_first":
+            hint = (*hint[1:], hint[0])
+            last.append(keras.layers.Permute(after, dtype=policy))
+        self._check_known(guided, hint, slice(0, -1))
         gaps = [
             0 if g is None else g - h
-            for g, h in zip(guided[spatial], hint[spatial], strict=True)
+            for g, h in zip(guided[:-1], hint[:-1], strict=True)
         ]
-        shrink = [max(gap, 0) + 1 for gap in gaps]
-        grow = [max(-gap, 0) + 1 for gap in gaps]
-        convolutions = {"": shrink, "Transpose": grow}
-        if max(grow) == 1:
-            del convolutions["Transpose"]
-        elif max(shrink) == 1:
-            del convolutions[""]
-        steps: list[keras.layers.Layer] = []
-        for suffix, kernel in convolutions.items():
-            final = suffix == list(convolutions)[-1]
-            steps.append(
-                getattr(keras.layers, f"Conv{len(gaps)}D{suffix}")(
-                    hint[-1 if last else 0] * (self.pieces or 1 if final else 1),
+        kernels = {
+            "": [max(gap, 0) + 1 for gap in gaps],
+            "Transpose": [max(-gap, 0) + 1 for gap in gaps],
+        }
+        if max(kernels["Transpose"]) == 1:
+            del kernels["Transpose"]
+        elif max(kernels[""]) == 1:
+            del kernels[""]
+        convolutions: list[keras.layers.Layer] = []
+        for suffix, kernel in kernels.items():
+            final = suffix == list(kernels)[-1]
+            convolutions.append(
+                getattr(keras.layers, f"Conv{rank - 1}D{suffix}")(
+                    hint[-1] * (self.pieces or 1 if final else 1),
                     kernel,
-                    data_format=self.data_format,
+                    data_format="channels_last",
                     activation=self.activation if final else None,
-                    dtype=self.dtype_policy,
+                    dtype=policy,
                 )
             )
         if self.pieces:
-            steps.append(
-                Maxout(self.pieces, -1 if last else 1, dtype=self.dtype_policy)
-            )
-        if self.target_data_format != self.data_format:
-            steps.append(
-                keras.layers.Permute([i + 1 for i in axes], dtype=self.dtype_policy)
-            )
-        return steps
+            convolutions.append(Maxout(self.pieces, dtype=policy))
+        return [*first, *convolutions, *last]
 
     def _dense(self, guided: tuple[Any, ...]) -> list[keras.layers.Layer]:
         self._check_known(guided, self.target_shape, slice(0, 0))
@@ -269,10 +269,10 @@ def _check_target_shape(shape: Any) -> tuple[Any, ...]:
     return shape
 
 
-def _check_data_format(data_format: str) -> str:
+def _check_data_format(argument: str, data_format: str) -> str:
     if data_format not in ("channels_last", "channels_first"):
         raise ValueError(
-            'A data format must be "channels_last" or "channels_first"; '
+            f'`{argument}` must be "channels_last", "channels_first" or None; '
             f"received {data_format!r}."
         )
     return data_format

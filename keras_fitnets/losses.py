@@ -64,7 +64,7 @@ def soft_target_crossentropy(
     return loss * temperature**2 if temperature_squared else loss
 
 
-def hint_loss(y_true: Any, y_pred: Any) -> Any:
+def hint_loss(y_true: Any, y_pred: Any, mask: Any = None) -> Any:
     """Half the squared distance between a hint and the regressed guided output.
 
     `½ ‖u_h(x) - r(v_g(x))‖²`, a sum over every feature: Eq. 3 in Romero et al.,
@@ -73,6 +73,7 @@ def hint_loss(y_true: Any, y_pred: Any) -> Any:
     Args:
         y_true: the hint, `(batch, ...)`.
         y_pred: the regressor's output, of the same shape.
+        mask: which steps count, `(batch, steps)`; all by default.
 
     Returns:
         The loss of each sample, `(batch,)`.
@@ -87,7 +88,7 @@ def hint_loss(y_true: Any, y_pred: Any) -> Any:
     """
     y_true, y_pred = _in_one_precision(y_true, y_pred)
     axes = tuple(range(1, len(y_pred.shape)))
-    return 0.5 * ops.sum(ops.square(y_true - y_pred), axis=axes)
+    return 0.5 * ops.sum(zeroed(ops.square(y_true - y_pred), mask), axis=axes)
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -153,6 +154,8 @@ class SoftTargetCrossentropy(keras.losses.Loss):
 class HintLoss(keras.losses.Loss):
     """`hint_loss` as a loss that `compile` takes: Eq. 3, a mean over the batch.
 
+    Steps that the mask of `y_pred` leaves out do not count.
+
     Args:
         reduction: as in `keras.losses.Loss`.
         name: the loss's name.
@@ -174,6 +177,12 @@ class HintLoss(keras.losses.Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        # Keras would apply the mask to the sums over the steps.
+        mask = mask_of(y_pred)
+        y_true, y_pred = zeroed(y_true, mask), zeroed(y_pred, mask)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return hint_loss(y_true, y_pred)
@@ -201,16 +210,40 @@ def logits_of(outputs: Any, activation: str) -> Any:
     )
 
 
+def mask_of(tensor: Any) -> Any:
+    """The mask of a Keras layer's output, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def zeroed(tensor: Any, mask: Any) -> Any:
+    """The tensor, without its mask, with zeros where the mask leaves steps out."""
+    if mask is None:
+        return tensor
+    while len(mask.shape) < len(tensor.shape):
+        mask = ops.expand_dims(mask, -1)
+    return ops.where(ops.cast(mask, "bool"), tensor, ops.zeros_like(tensor))
+
+
 def check_temperature(temperature: Any) -> Any:
     """The temperature, if it is a variable or a positive number."""
-    if isinstance(temperature, (int, float)) and not (
-        math.isfinite(temperature) and temperature > 0
-    ):
+    if isinstance(temperature, keras.Variable) or ops.is_tensor(temperature):
+        return temperature
+    return check_number("temperature", temperature, "positive")
+
+
+def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
+    """The value as a float, if it is a finite number of that sign."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    enough = number > 0 if sign == "positive" else number >= 0
+    if not (math.isfinite(number) and enough):
         raise ValueError(
-            f"`temperature` must be a positive number; received {temperature!r}. "
-            "The paper uses 3; 1 leaves the outputs as they are."
+            f"`{name}` must be one finite, {sign} number; received {value!r}. The "
+            "paper trains with a temperature of 3 and a lambda_ from 4 to 1."
         )
-    return temperature
+    return number
 
 
 def check_activation(activation: str) -> str:

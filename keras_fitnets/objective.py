@@ -12,7 +12,9 @@ from keras_fitnets.features import features
 from keras_fitnets.hints import Hint
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.losses import hint_loss
+from keras_fitnets.losses import mask_of
 from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.losses import zeroed
 from keras_fitnets.outputs import pair_outputs
 from keras_fitnets.teacher import Teacher
 from keras_fitnets.teacher import TeacherPass
@@ -94,7 +96,7 @@ class Objective:
             outputs, guided = self._features.full(x, training)
         regressed = [
             # Masked steps are zero, or a kernel would mix them with their neighbours.
-            structure.run(self.regressors[i], _zeroed(g, _mask_of(g)), training)
+            structure.run(self.regressors[i], zeroed(g, mask_of(g)), training)
             for i, g in zip(wanted, guided, strict=True)
         ]
         return outputs, regressed
@@ -121,7 +123,7 @@ class Objective:
                 pairing.activation,
                 temperature_squared=self._temperature_squared,
             )
-            total = total + _mean(values, weights[i], _mask_of(flat[i]))
+            total = total + _mean(values, weights[i], mask_of(flat[i]))
         return total
 
     def hint_loss(
@@ -139,9 +141,7 @@ class Objective:
         total = 0.0
         for i, prediction in zip(wanted, regressed, strict=True):
             hint = lesson.hints[i]
-            mask = _mask_of(hint)
-            values = hint_loss(_zeroed(hint, mask), _zeroed(prediction, mask))
-            pair = _mean(values, weight)
+            pair = _mean(hint_loss(hint, prediction, mask_of(hint)), weight)
             total = total + self._hints[i].weight * pair
         return total
 
@@ -227,26 +227,13 @@ def _regressor(
     return regressor
 
 
-def _mask_of(tensor: Any) -> Any:
-    # Where Keras layers leave the mask of what they return.
-    return getattr(tensor, "_keras_mask", None)
-
-
-def _zeroed(tensor: Any, mask: Any) -> Any:
-    """The tensor with zeros where the mask leaves steps out."""
-    if mask is None:
-        return tensor
-    mask = _aligned(mask, tensor)
-    return ops.where(mask, tensor, ops.zeros_like(tensor))
-
-
 def _mean(values: Any, weight: Any = None, mask: Any = None) -> Any:
     """The mean over samples, and over those time steps that the mask leaves."""
     count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
     if mask is not None:
         mask = ops.cast(_aligned(mask, values), values.dtype)
         count = ops.sum(mask * ops.ones_like(values))
-        values = _zeroed(values, ops.cast(mask, "bool"))
+        values = zeroed(values, ops.cast(mask, "bool"))
     if weight is not None:
         values = values * ops.cast(_aligned(weight, values), values.dtype)
     return ops.divide_no_nan(ops.sum(values), count)

@@ -15,10 +15,17 @@ from keras_fitnets.distiller import Distiller
 class StagewiseHistory(NamedTuple):
     """What `fit_stagewise` returns.
 
-    Attributes:
+    Args:
         hint: the `keras.callbacks.History` of stage 1; pairs that were trained in turn
             follow each other in it, and its `epoch` counts through.
         kd: the `History` of stage 2.
+
+    Example:
+
+    >>> import keras
+    >>> history = StagewiseHistory(keras.callbacks.History(), keras.callbacks.History())
+    >>> history._fields
+    ('hint', 'kd')
     """
 
     hint: keras.callbacks.History
