@@ -28,7 +28,7 @@ import keras_fitnets as kf
 
 TEACHER = [[48], [64], [96]]
 STUDENT = [[8, 8, 8], [12, 12, 12], [14, 14, 14]]
-HINTS = ("conv2", "conv5")
+HINTS = ("conv2", "conv6")
 METHODS = {"plain": "Plain backprop", "kd": "KD", "fitnet": "FitNet"}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -75,6 +75,17 @@ def load(split):
     return images.numpy(), labels.numpy()
 
 
+def with_shifted_copies(images, labels, copies=4):
+    """The images, and copies of them moved by fractions of a pixel."""
+    moved = [images]
+    for seed in range(copies):
+        shift = keras.layers.RandomTranslation(
+            0.09, 0.09, fill_mode="constant", seed=seed
+        )
+        moved.append(shift(images, training=True).numpy())
+    return np.concatenate(moved), np.tile(labels, copies + 1)
+
+
 class Bar(keras.callbacks.Callback):
     """One bar of Keras' for a whole training."""
 
@@ -96,7 +107,8 @@ class Run:
 
     def __init__(self, seed, folder, options):
         self.seed, self.folder, self.options = seed, folder, options
-        self.train, self.validation = load("train"), load("validation")
+        self.train = with_shifted_copies(*load("train"))
+        self.validation = load("validation")
         self.steps = -(-len(self.train[0]) // options.batch_size)
 
     def optimizer(self, epochs):
@@ -115,9 +127,9 @@ class Run:
         folder = self.folder / name
         log, best = folder / "log.csv", folder / "best.weights.h5"
         folder.mkdir(parents=True, exist_ok=True)
-        self.compile(model, epochs)
         seen = read_log(log).get("val_accuracy", [])
         if len(seen) < epochs:
+            self.compile(model, epochs)
             backup = keras.callbacks.BackupAndRestore(folder / "backup")
             keep = keras.callbacks.ModelCheckpoint(
                 *(best, "val_accuracy", 0, True, True, "max"),
@@ -257,10 +269,10 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
-    parser.add_argument("--teacher-epochs", type=int, default=40)
-    parser.add_argument("--hint-epochs", type=int, default=60)
-    parser.add_argument("--kd-epochs", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--hint-epochs", type=int, default=8)
+    parser.add_argument("--kd-epochs", type=int, default=18)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--folder", type=Path, default=Path("digits_run"))
     options = parser.parse_args(arguments)
     settings = {k: v for k, v in vars(options).items() if k not in ("folder", "seeds")}
@@ -271,6 +283,9 @@ def main(arguments=None):
             f"{options.folder} holds a run of {kept.read_text()}; use --folder."
         )
     kept.write_text(json.dumps(settings))
+    # One thread: the steps are so small that several would mostly wait for each other.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
     # Each training is traced anew, which TensorFlow takes for an oversight.
     tf.get_logger().setLevel("ERROR")
@@ -318,4 +333,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. The same command goes on where this one stopped.")

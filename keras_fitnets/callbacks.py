@@ -5,12 +5,15 @@ from typing import Any
 
 import keras
 
+from keras_fitnets.losses import check_number
+
 
 class _Annealing(keras.callbacks.Callback):
     """A number of the model that follows a function of the epoch."""
 
     argument: str
     log: str
+    sign: str
 
     def __init__(
         self,
@@ -20,9 +23,12 @@ class _Annealing(keras.callbacks.Callback):
         delay: int = 0,
     ) -> None:
         super().__init__()
-        self._schedule = (
-            start if callable(start) else _linear(start, end, epochs, delay)
-        )
+        if callable(start):
+            self._schedule = start
+        else:
+            start = check_number("start", start, self.sign)
+            end = end if end is None else check_number("end", end, self.sign)
+            self._schedule = _linear(start, end, epochs, delay)
         if callable(start) and (end, epochs, delay) != (None, None, 0):
             raise ValueError(
                 f"{type(self).__name__} takes either a schedule alone, or start, end "
@@ -82,6 +88,7 @@ class LambdaAnnealing(_Annealing):
 
     argument = "lambda_"
     log = "lambda"
+    sign = "non-negative"
 
 
 class TemperatureAnnealing(_Annealing):
@@ -108,6 +115,7 @@ class TemperatureAnnealing(_Annealing):
 
     argument = "temperature"
     log = "temperature"
+    sign = "positive"
 
 
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -152,13 +160,14 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
 
 
 def _linear(
-    start: float, end: float | None, epochs: int | None, delay: int
+    start: float, end: float | None, epochs: Any, delay: Any
 ) -> Callable[[int], float]:
-    if end is None or epochs is None or epochs < 1 or delay < 0:
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (epochs, delay))
+    if end is None or not whole or epochs < 1 or delay < 0:
         raise ValueError(
-            "Annealing needs start, end, at least one epoch and no negative delay; "
-            f"received start={start}, end={end}, epochs={epochs}, delay={delay}. For "
-            "example LambdaAnnealing(4.0, 1.0, epochs=500)."
+            "Annealing needs start, end, at least one whole epoch and no negative "
+            f"delay; received start={start!r}, end={end!r}, epochs={epochs!r}, "
+            f"delay={delay!r}. For example LambdaAnnealing(4.0, 1.0, epochs=500)."
         )
 
     def value(epoch: int) -> float:

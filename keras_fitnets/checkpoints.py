@@ -28,6 +28,21 @@ class BestWeights(keras.callbacks.EarlyStopping):
         for name, value in self._restored.items():
             setattr(self, name, value)
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.monitor not in (logs or {}):
+            raise ValueError(
+                f"There is no '{self.monitor}' to judge the epochs by; the logs hold "
+                f"{sorted(logs or {})}. Pass one of them as `monitor`."
+            )
+        super().on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # λ and τ are among the weights, but belong to the epoch, not to the best one.
+        model = self.model
+        now = model.lambda_, model.temperature, model.hint_weight
+        super().on_train_end(logs)
+        model.lambda_, model.temperature, model.hint_weight = now
+
     def state(self) -> dict[str, Any]:
         """What JSON can hold of the state; the weights are apart."""
         return {
@@ -63,9 +78,10 @@ class StageCheckpoint(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._best = best
-        self._settings = settings
+        self._settings = json.loads(json.dumps(settings, default=str))
         self._state = _Bytes()
-        variables = [*distiller.weights, *distiller.optimizer.variables]
+        # `weights` would leave out the states of random seeds.
+        variables = [*distiller.variables, *distiller.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
             variables=[variable.value for variable in variables], state=self._state
         )
@@ -86,7 +102,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         # The settings first: variables of other shapes would not even load.
         tf.train.Checkpoint(state=self._state).restore(latest).expect_partial()
         saved, weights = self._state.unpack()
-        for name, value in json.loads(json.dumps(self._settings)).items():
+        for name, value in self._settings.items():
             if saved["settings"].get(name) != value:
                 raise ValueError(
                     f"The checkpoint in '{self._manager.directory}' is of another run: "

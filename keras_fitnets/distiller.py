@@ -5,23 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_fitnets import replicas
 from keras_fitnets import structure
 from keras_fitnets.hints import hint_pairs
 from keras_fitnets.labels import check_label_loss
-from keras_fitnets.losses import check_number
 from keras_fitnets.objective import Objective
+from keras_fitnets.settings import Settings
 from keras_fitnets.teacher import Teacher
 
-STAGES = ("hint", "kd", "joint")
 _TERMS = ("label_loss", "kd_loss", "hint_loss")
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
-class Distiller(keras.Model):
+class Distiller(Settings):
     """Trains a student on the hints and soft targets of a frozen teacher.
 
     The stages of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the label loss
@@ -34,7 +33,10 @@ class Distiller(keras.Model):
     - `"joint"`: the two together, `Eq. 2 + hint_weight · Eq. 3`.
 
     Sample weights, class weights and masks weigh every term; the student's regularisers
-    and `add_loss` terms are added. Compiled without a loss there is no label term.
+    and `add_loss` terms are added. Compiled without a loss there is no label term. With
+    several outputs the soft term is the sum of theirs. The logs hold `loss`, and
+    `label_loss`, `kd_loss` and `hint_loss` as far as the stage has them, each the mean
+    over the samples before λ and `hint_weight`.
 
     Args:
         teacher: a `keras.Model`, a list of them (an ensemble), or a `Teacher`.
@@ -52,7 +54,7 @@ class Distiller(keras.Model):
             several softmax. A structure like the outputs says it for each; None in
             it leaves an output out of the soft targets.
         from_logits: whether the student returns logits rather than probabilities;
-            `"auto"` sees it from the activation that the student ends in.
+            `"auto"` sees it from the graph of the student, as far as that is clear.
         temperature_squared: multiply the soft term by τ², as Hinton et al. (arXiv
             1503.02531) do.
         learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the steps of
@@ -104,107 +106,28 @@ class Distiller(keras.Model):
                 "student a network of its own: keras.models.clone_model makes one."
             )
         super().__init__(autocast=False, dtype=_policy(student), **kwargs)
-        self.teacher = teacher
+        self._teacher = teacher
         self.student = student
-        self.hints = hint_pairs(hints, teacher.models, student)
-        self.activation = activation
-        self.from_logits = from_logits
-        self.temperature_squared = temperature_squared
+        self._hints = hint_pairs(hints, teacher.models, student)
+        self._activation = activation
+        self._from_logits = from_logits
+        self._temperature_squared = temperature_squared
+        self.supports_jit = all(_supports_jit(member) for member in teacher.models)
         # A mapping that Keras does not track: checkpoints need no running means.
         self._trackers = types.MappingProxyType(
             {name: keras.metrics.Mean(name=name) for name in _TERMS}
         )
         self._objective = Objective(
-            *(teacher, student, self.hints),
-            *(activation, from_logits, temperature_squared),
+            teacher,
+            student,
+            self.hints,
+            activation=activation,
+            from_logits=from_logits,
+            temperature_squared=temperature_squared,
         )
         self.regressors = self._objective.regressors
-        self._active_hints = tuple(range(len(self.hints)))
-        self._temperature = self._scalar("temperature")
-        self._lambda = self._scalar("lambda")
-        self._hint_weight = self._scalar("hint_weight")
-        self.temperature = temperature
-        self.lambda_ = lambda_
-        self.hint_weight = hint_weight
-        self.stage = stage or ("joint" if self.hints else "kd")
-        self.learning_rate_factor = learning_rate_factor
+        self._start(temperature, lambda_, hint_weight, stage, learning_rate_factor)
         self.built = True
-
-    @property
-    def temperature(self) -> float:
-        """τ, the relaxation of the soft targets."""
-        return _read(self._temperature)
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self._temperature.assign(check_number("temperature", value, "positive"))
-
-    @property
-    def lambda_(self) -> float:
-        """λ, the weight of the soft targets."""
-        return _read(self._lambda)
-
-    @lambda_.setter
-    def lambda_(self, value: float) -> None:
-        self._lambda.assign(check_number("lambda_", value))
-
-    @property
-    def hint_weight(self) -> float:
-        """The weight of the hint loss in stage "joint"."""
-        return _read(self._hint_weight)
-
-    @hint_weight.setter
-    def hint_weight(self, value: float) -> None:
-        self._hint_weight.assign(check_number("hint_weight", value))
-
-    @property
-    def stage(self) -> str:
-        """What is trained: "hint", "kd" or "joint"."""
-        return self._stage
-
-    @stage.setter
-    def stage(self, value: str) -> None:
-        if value not in STAGES:
-            raise ValueError(f"`stage` must be one of {STAGES}; received {value!r}.")
-        if value != "kd" and not self.hints:
-            raise ValueError(
-                f'Stage "{value}" needs hints, and this Distiller has none. Pass '
-                'hints=("hint_layer", "guided_layer"), or use stage="kd".'
-            )
-        self._stage = value
-        self._forget_steps()
-
-    @property
-    def active_hints(self) -> tuple[int, ...]:
-        """The positions of the pairs that stage "hint" trains; all by default."""
-        return self._active_hints
-
-    @active_hints.setter
-    def active_hints(self, value: Any) -> None:
-        value = tuple(value)
-        if not value or any(i not in range(len(self.hints)) for i in value):
-            raise ValueError(
-                f"`active_hints` must hold positions among the {len(self.hints)} "
-                f"pairs of hints, counted from 0; received {value}."
-            )
-        self._active_hints = value
-        self._forget_steps()
-
-    @property
-    def learning_rate_factor(self) -> float:
-        """The factor on the steps of the layers that stage 1 trains."""
-        return self._learning_rate_factor
-
-    @learning_rate_factor.setter
-    def learning_rate_factor(self, value: float) -> None:
-        value = check_number("learning_rate_factor", value)
-        if value != 1 and not self.hints:
-            raise ValueError(
-                "`learning_rate_factor` slows the layers up to the guided ones, and "
-                f"this Distiller has no hints; received {value}. Leave it at 1."
-            )
-        self._learning_rate_factor = value
-        self._forget_steps()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return structure.run(self.student, inputs, bool(training))
@@ -224,7 +147,7 @@ class Distiller(keras.Model):
         lesson = self._objective.lesson(x, self.stage, self._wanted())
         with tf.GradientTape() as tape:
             y_pred, terms, penalty = self._evaluate(x, y, sample_weight, lesson, True)
-            loss = _share(terms["loss"], penalty, _batch_size(x))
+            loss = replicas.share(terms["loss"], penalty, _batch_size(x))
             loss = self.optimizer.scale_loss(loss)
         variables = self._objective.trainable_variables(self.stage, self._wanted())
         self._apply(tape.gradient(loss, variables), variables)
@@ -247,7 +170,7 @@ class Distiller(keras.Model):
         # Keras calls this to build the label loss, also where a stage has none.
         if "label_loss" not in self._terms():
             return ops.zeros(())
-        self._check_labels(y)
+        self.check_labels(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(
@@ -255,7 +178,7 @@ class Distiller(keras.Model):
     ) -> dict[str, Any]:
         if self.stage == "hint" or self._compile_metrics is None:
             return self.get_metrics_result()
-        self._check_labels(y)
+        self.check_labels(y)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def save_assets(self, dir_path: str) -> None:
@@ -291,15 +214,6 @@ class Distiller(keras.Model):
         config["hints"] = config["hints"] and [deserialize(h) for h in config["hints"]]
         return cls(**config)
 
-    def _scalar(self, name: str) -> Any:
-        # A variable, since a Python float would be baked into the traced step.
-        return self.add_weight(
-            shape=(), name=name, dtype="float32", trainable=False, autocast=False
-        )
-
-    def _forget_steps(self) -> None:
-        self.train_function = self.test_function = None
-
     def _wanted(self) -> tuple[int, ...]:
         """The pairs that the stage uses."""
         return self._active_hints if self.stage == "hint" else _all(self.hints)
@@ -320,9 +234,9 @@ class Distiller(keras.Model):
         terms, weights = {}, {}
         for term in self._terms():
             if term == "label_loss":
-                self._check_labels(y)
+                self.check_labels(y)
                 # Keras has divided it by the number of replicas.
-                value = self._compile_loss(y, y_pred, sample_weight) * _replicas()
+                value = self._compile_loss(y, y_pred, sample_weight) * replicas.count()
                 weight = 1.0
             elif term == "kd_loss":
                 temperature = ops.convert_to_tensor(self._temperature)
@@ -340,7 +254,8 @@ class Distiller(keras.Model):
         penalties = objective.penalties(self.stage, wanted)
         return y_pred, terms, sum(ops.cast(ops.sum(p), dtype) for p in penalties)
 
-    def _check_labels(self, y: Any) -> None:
+    def check_labels(self, y: Any) -> None:
+        """Raise a ValueError if labels or label loss do not suit the stage."""
         if y is None:
             raise ValueError(
                 f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, '
@@ -363,7 +278,7 @@ class Distiller(keras.Model):
         before = [tf.identity(variable.value) for variable in slow]
         self.optimizer.apply(gradients, variables)
         if slow:
-            _step_back(slow, before, self.learning_rate_factor)
+            replicas.step_back(slow, before, self.learning_rate_factor)
 
     def _log(
         self,
@@ -387,9 +302,8 @@ def _policy(student: keras.Model) -> Any:
     return (half or policies)[0]
 
 
-def _read(variable: Any) -> float:
-    # The shortest decimal that is this float32: what was assigned, as a rule.
-    return float(str(np.float32(ops.convert_to_numpy(variable))))
+def _supports_jit(network: keras.Model) -> bool:
+    return network.supports_jit and all(layer.supports_jit for layer in network.layers)
 
 
 def _all(hints: Any) -> tuple[int, ...]:
@@ -397,33 +311,4 @@ def _all(hints: Any) -> tuple[int, ...]:
 
 
 def _batch_size(x: Any) -> Any:
-    return ops.shape(keras.tree.flatten(x)[0])[0]
-
-
-def _replicas() -> int:
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _share(loss: Any, penalty: Any, samples: Any) -> Any:
-    """This replica's part of the global batch's loss; tf.distribute adds them up."""
-    if _replicas() == 1:
-        return loss + penalty
-    samples = ops.cast(samples, loss.dtype)
-    everywhere = tf.distribute.get_replica_context().all_reduce("SUM", samples)
-    return loss * ops.divide_no_nan(samples, everywhere) + penalty / _replicas()
-
-
-def _step_back(variables: list[Any], before: list[Any], factor: float) -> None:
-    """Leave of the step that the variables have made only its `factor` part."""
-
-    def on_all_replicas(strategy: Any, before: list[Any]) -> None:
-        for variable, old in zip(variables, before, strict=True):
-            strategy.extended.update(
-                variable.value,
-                lambda new, old: new.assign(old + factor * (new - old)),
-                args=(old,),
-                group=False,
-            )
-
-    context = tf.distribute.get_replica_context()
-    context.merge_call(on_all_replicas, args=(before,))
+    return ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]

@@ -72,7 +72,13 @@ class SymbolicFeatures:
 
     def __init__(self, network: keras.Model, paths: Sequence[str]) -> None:
         self._inputs = keras.tree.map_structure(
-            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
+            lambda x: keras.Input(
+                batch_shape=x.shape,
+                dtype=x.dtype,
+                name=x.name,
+                sparse=getattr(x, "sparse", None),
+                optional=getattr(x, "optional", False),
+            ),
             structure.inputs_of(network),
         )
         found: dict[str, list[Any]] = {}
@@ -253,9 +259,10 @@ def _containers(network: keras.Model, path: str) -> list[keras.layers.Layer]:
 
 def _descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     found: dict[int, keras.layers.Layer] = {}
-    for child in structure.children(layer).values():
-        for inner in [*_descendants(child), child]:
-            found.setdefault(id(inner), inner)
+    for named in structure.children(layer).values():
+        for child in named:
+            for inner in [*_descendants(child), child]:
+                found.setdefault(id(inner), inner)
     return list(found.values())
 
 

@@ -81,7 +81,8 @@ class HintRegressor(keras.layers.Layer):
         target_shape: the hint's shape without the batch; `None` for a dimension that
             is unknown in the guided output too, and the same in both.
         kind: `"conv"`, `"dense"`, or `"auto"`: convolutional where it can be.
-        activation: the hint layer's non-linearity, as any Keras layer takes it.
+        activation: the hint layer's non-linearity, as any Keras layer takes it, or a
+            layer without weights, such as a LeakyReLU.
         pieces: for a maxout hint, the number of its pieces; excludes `activation`.
         data_format: `"channels_last"` or `"channels_first"`, of the guided output;
             Keras' own setting by default.
@@ -117,6 +118,8 @@ class HintRegressor(keras.layers.Layer):
                 f'`kind` must be "auto", "conv" or "dense"; received {kind!r}.'
             )
         self.kind = kind
+        if isinstance(activation, dict):
+            activation = keras.saving.deserialize_keras_object(activation)
         self.activation = keras.activations.get(activation)
         self.pieces = pieces if pieces is None else _check_pieces(pieces)
         if pieces is not None and self.activation is not keras.activations.linear:
@@ -153,7 +156,7 @@ class HintRegressor(keras.layers.Layer):
             **super().get_config(),
             "target_shape": self.target_shape,
             "kind": self.kind,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": _serialized(self.activation),
             "pieces": self.pieces,
             "data_format": self.data_format,
             "target_data_format": self.target_data_format,
@@ -276,3 +279,9 @@ def _check_data_format(argument: str, data_format: str) -> str:
             f"received {data_format!r}."
         )
     return data_format
+
+
+def _serialized(activation: Any) -> Any:
+    if isinstance(activation, keras.layers.Layer):
+        return keras.saving.serialize_keras_object(activation)
+    return keras.activations.serialize(activation)

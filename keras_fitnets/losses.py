@@ -234,7 +234,7 @@ def check_temperature(temperature: Any) -> Any:
 def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
     """The value as a float, if it is a finite number of that sign."""
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     enough = number > 0 if sign == "positive" else number >= 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from keras_fitnets import activations
 from keras_fitnets import structure
 from keras_fitnets.features import features
 from keras_fitnets.hints import Hint
@@ -60,8 +61,12 @@ class Objective:
         self._temperature_squared = temperature_squared
         inputs = _common_inputs([*teacher.models, student])
         self.pairings = pair_outputs(
-            *(teacher.models, student, inputs, activation),
-            *(teacher.from_logits, from_logits),
+            teacher.models,
+            student,
+            inputs,
+            activation,
+            members_from_logits=teacher.from_logits,
+            student_from_logits=from_logits,
         )
         self._lessons = TeacherPass(teacher, hints, inputs)
         guided = [hint.guided_layer for hint in hints]
@@ -108,7 +113,7 @@ class Objective:
         flat = keras.tree.flatten(outputs)
         members = [keras.tree.flatten(outputs) for outputs in lesson.outputs]
         weights = _weight_per_output(sample_weight, len(flat))
-        total = 0.0
+        losses = []
         for i, pairing in enumerate(self.pairings):
             if pairing is None:
                 continue
@@ -116,6 +121,7 @@ class Objective:
                 reading.logits(member[i])
                 for reading, member in zip(pairing.members, members, strict=True)
             ]
+            logits = _in_widest_dtype(logits)
             values = soft_target_crossentropy(
                 self._teacher.soft_logits(logits, temperature, pairing.activation),
                 pairing.student.logits(flat[i]),
@@ -123,8 +129,8 @@ class Objective:
                 pairing.activation,
                 temperature_squared=self._temperature_squared,
             )
-            total = total + _mean(values, weights[i], mask_of(flat[i]))
-        return total
+            losses.append(_mean(values, weights[i], mask_of(flat[i])))
+        return sum(_in_widest_dtype(losses))
 
     def hint_loss(
         self,
@@ -138,12 +144,12 @@ class Objective:
         Weights for several outputs or time steps count by their mean per sample.
         """
         weight = _weight_per_sample(sample_weight)
-        total = 0.0
+        losses = []
         for i, prediction in zip(wanted, regressed, strict=True):
             hint = lesson.hints[i]
             pair = _mean(hint_loss(hint, prediction, mask_of(hint)), weight)
-            total = total + self._hints[i].weight * pair
-        return total
+            losses.append(self._hints[i].weight * pair)
+        return sum(_in_widest_dtype(losses))
 
     def penalties(self, stage: str, wanted: Sequence[int]) -> list[Any]:
         """Regularisation and `add_loss` terms of the student's last pass."""
@@ -180,15 +186,12 @@ def _common_inputs(networks: Sequence[keras.Model]) -> Any:
     known = [(n, i) for n in networks if (i := structure.inputs_of(n)) is not None]
     for network, inputs in known[:-1]:
         student, expected = known[-1]
-        shapes = [
-            [tuple(tensor.shape) for tensor in keras.tree.flatten(i)]
-            for i in (inputs, expected)
-        ]
-        if not structure.same_shapes(*shapes):
+        if not structure.same_structure(inputs, expected):
             raise ValueError(
                 "Teacher and student must take the same inputs; "
-                f"'{network.name}' takes {shapes[0]}, '{student.name}' takes "
-                f"{shapes[1]}. Put a resizing or reshaping layer in front of one."
+                f"'{network.name}' takes {structure.shown(inputs)}, '{student.name}' "
+                f"takes {structure.shown(expected)}. Put a resizing or reshaping layer "
+                "in front of one."
             )
     return known[0][1] if known else None
 
@@ -207,15 +210,15 @@ def _regressor(
         regressor = HintRegressor(
             hint_shape,
             kind=regressor,
-            data_format=structure.data_format(student, hint.guided_layer),
-            target_data_format=structure.data_format(network, hint.hint_layer),
+            data_format=activations.data_format(student, hint.guided_layer),
+            target_data_format=activations.data_format(network, hint.hint_layer),
             dtype=structure.layer_at(student, hint.guided_layer).dtype_policy,
-            **structure.nonlinearity(network, hint.hint_layer),
+            **activations.nonlinearity(network, hint.hint_layer),
         )
     try:
-        if not regressor.built:
-            regressor.build((None, *guided_shape))
-        given = tuple(regressor.compute_output_shape((None, *guided_shape)))[1:]
+        # A symbolic call creates the weights of any layer, with or without a `build`.
+        guided = keras.KerasTensor((None, *guided_shape), dtype=regressor.compute_dtype)
+        given = tuple(regressor(guided).shape)[1:]
         if not structure.same_shapes([given], [hint_shape]):
             raise ValueError(f"The regressor gives {given}.")
     except (ValueError, TypeError) as error:
@@ -225,6 +228,11 @@ def _regressor(
             f"teacher '{network.name}', of shape {hint_shape}. {error}"
         ) from error
     return regressor
+
+
+def _in_widest_dtype(tensors: list[Any]) -> list[Any]:
+    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
+    return [ops.cast(tensor, dtype) for tensor in tensors]
 
 
 def _mean(values: Any, weight: Any = None, mask: Any = None) -> Any:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from keras_fitnets import activations
 from keras_fitnets import structure
 from keras_fitnets.losses import check_activation
 from keras_fitnets.losses import logits_of
@@ -52,11 +53,19 @@ def pair_outputs(
             or was said wrongly, what they stand for.
     """
     networks = [student, *members]
+    for network in networks:
+        if inputs is None and not structure.is_symbolic(network):
+            raise ValueError(
+                f"The inputs of network '{network.name}', a {type(network).__name__}, "
+                "cannot be seen. Let teacher or student be a Functional or Sequential "
+                "network, which shows its inputs."
+            )
+    check_from_logits(student_from_logits)
     outputs = [structure.outputs_of(network, inputs) for network in networks]
     _check_same_shapes(networks, outputs)
     flat = keras.tree.flatten(outputs[0])
     wanted = _per_output(activation, outputs[0], student)
-    ends = [structure.output_activations(network) for network in networks]
+    ends = [activations.output_activations(network) for network in networks]
     ends = [end if len(end) == len(flat) else [None] * len(flat) for end in ends]
     said = [student_from_logits, *[members_from_logits] * len(members)]
     return [
@@ -73,6 +82,15 @@ def pair_outputs(
     ]
 
 
+def check_from_logits(from_logits: Any) -> Any:
+    """`from_logits`, if it is one of the three things it can be."""
+    if not isinstance(from_logits, bool) and from_logits != "auto":
+        raise ValueError(
+            f'`from_logits` must be True, False or "auto"; received {from_logits!r}.'
+        )
+    return from_logits
+
+
 class _Output(NamedTuple):
     network: keras.Model
     ends_in: str | None
@@ -85,7 +103,7 @@ class _Output(NamedTuple):
             raise ValueError(
                 f"It cannot be seen whether network '{self.network.name}' returns "
                 "logits or probabilities: it ends in "
-                f"{self.ends_in or 'code of its own'}. Say so with "
+                f"{self.ends_in or 'code that shows no activation'}. Say so with "
                 "`from_logits=True` or `False`: in the Distiller for the student,"
                 " in keras_fitnets.Teacher for a teacher; or leave the output "
                 "out with `activation=None` in its place."
@@ -122,25 +140,14 @@ def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
 
 
 def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
-    student = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs[0])]
     for network, output in zip(networks[1:], outputs[1:], strict=True):
-        teacher = [tuple(tensor.shape) for tensor in keras.tree.flatten(output)]
-        keys_differ = (
-            isinstance(output, dict)
-            and isinstance(outputs[0], dict)
-            and output.keys() != outputs[0].keys()
-        )
-        if keys_differ or not structure.same_shapes(teacher, student):
+        if not structure.same_structure(output, outputs[0]):
             raise ValueError(
                 "Teacher and student must have the same outputs, with the same number "
-                f"of classes; teacher '{network.name}' gives {_shown(output)}, "
-                f"student '{networks[0].name}' gives {_shown(outputs[0])}. Change "
-                "the last layer of one of them."
+                f"of classes; teacher '{network.name}' gives "
+                f"{structure.shown(output)}, student '{networks[0].name}' gives "
+                f"{structure.shown(outputs[0])}. Change the last layer of one of them."
             )
-
-
-def _shown(outputs: Any) -> Any:
-    return keras.tree.map_structure(lambda tensor: str(tuple(tensor.shape)), outputs)
 
 
 def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any]:
@@ -156,7 +163,7 @@ def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any
             raise ValueError(
                 '`activation` must be "auto", "softmax", "sigmoid", or one of these or '
                 f"None for each output; received {activation!r} for the outputs of "
-                f"student '{student.name}': {_shown(outputs)}."
+                f"student '{student.name}': {structure.shown(outputs)}."
             )
     if not any(wanted):
         raise ValueError(

@@ -1,5 +1,6 @@
 """The two stages of FitNets one after the other."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,15 @@ def fit_stagewise(
 
     Args:
         distiller: a compiled `Distiller` with hints, in whatever stage.
-        x, y: as for `fit`: arrays, or a dataset as `x`.
+        x, y: as for `fit`: arrays, or a dataset as `x` that can be read repeatedly.
         hint_epochs: the epochs of stage 1, for each turn; 0 leaves it out.
         kd_epochs: the epochs of stage 2.
         validation_data: as for `fit`.
         callbacks: for both stages.
         checkpoint_dir: a directory from which the same call goes on after it was
-            interrupted. A checkpoint is written after each epoch.
+            interrupted. A checkpoint is written after each epoch; one of other
+            networks, hints, epochs, optimizers, λ or τ is refused. Callbacks of your
+            own start anew.
         stage: what stage 2 is, `"kd"` or `"joint"`.
         in_turn: train the hint pairs of stage 1 one after the other, rather than all
             together.
@@ -122,23 +125,22 @@ def fit_stagewise(
     >>> len(history.hint.history["hint_loss"]), len(history.kd.history["kd_loss"])
     (2, 3)
     """
-    _check(distiller, hint_epochs, kd_epochs, stage)
-    if validation_data is None and not (
-        hint_patience is kd_patience is monitor is None
-    ):
+    _check(distiller, x, y, hint_epochs, kd_epochs, stage, kwargs)
+    judged = validation_data is not None or bool(kwargs.get("validation_split"))
+    if not judged and not (hint_patience is kd_patience is monitor is None):
         raise ValueError(
             "`hint_patience`, `kd_patience` and `monitor` judge by validation data, "
             "and there is none. Pass `validation_data=(x, y)`, or a dataset."
         )
     monitor = monitor or ("val_label_loss" if distiller.loss else "val_kd_loss")
     judge_hint = judge_kd = None
-    if validation_data is not None:
+    if judged:
         judge_hint = ("val_hint_loss", "min", hint_patience)
-        judge_kd = (monitor, mode or _mode(monitor), kd_patience)
+        judge_kd = (monitor, _mode(monitor, mode), kd_patience)
     everything = tuple(range(len(distiller.hints)))
     turns = [(i,) for i in everything] if in_turn else [everything]
-    optimizers = [hint_optimizer or distiller.optimizer] * len(turns)
-    optimizers.append(kd_optimizer or distiller.optimizer)
+    compiled = _compiled_optimizer(distiller)
+    optimizers = [hint_optimizer or compiled] * len(turns) + [kd_optimizer or compiled]
     optimizers = [_fresh(optimizer, distiller) for optimizer in optimizers]
     stages = [
         _Stage(
@@ -158,8 +160,10 @@ def fit_stagewise(
     if learning_rate_factor is not None:
         distiller.learning_rate_factor = learning_rate_factor
     kwargs = {"x": x, "y": y, "validation_data": validation_data, **kwargs}
-    histories = [_fit(distiller, one, checkpoint_dir, kwargs) for one in stages]
-    distiller.active_hints = everything
+    try:
+        histories = [_fit(distiller, one, checkpoint_dir, kwargs) for one in stages]
+    finally:
+        distiller.active_hints = everything
     return StagewiseHistory(_joined(histories[:-1]), histories[-1])
 
 
@@ -181,9 +185,12 @@ def _fit(
     if checkpoint_dir is not None:
         settings = {
             "stage": stage.stage,
+            "epochs": stage.epochs,
             "hints": [repr(distiller.hints[i]) for i in stage.active_hints],
-            "optimizer": type(stage.optimizer).__name__,
             "weights": [[w.name, list(w.shape)] for w in distiller.weights],
+            "teacher": distiller.teacher.fingerprint(),
+            "optimizer": [type(stage.optimizer).__name__, stage.optimizer.get_config()],
+            **distiller.initial,
         }
         checkpoint = StageCheckpoint(
             Path(checkpoint_dir) / stage.name, distiller, stage.best, settings
@@ -215,6 +222,13 @@ def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def _compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
+    """As it was compiled, whatever has become of its learning rate since."""
+    config = distiller.get_compile_config()["optimizer"]
+    own = type(distiller.optimizer)
+    return keras.optimizers.deserialize(config, custom_objects={own.__name__: own})
+
+
 def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.History:
     joined = keras.callbacks.History()
     joined.history, joined.epoch = {}, []
@@ -225,7 +239,11 @@ def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.His
     return joined
 
 
-def _mode(monitor: str) -> str:
+def _mode(monitor: str, mode: str | None) -> str:
+    if mode in ("min", "max"):
+        return mode
+    if mode is not None:
+        raise ValueError(f'`mode` must be "min", "max" or None; received {mode!r}.')
     words = {"loss": "min", "error": "min", "acc": "max", "auc": "max", "f1": "max"}
     modes = {mode for word, mode in words.items() if word in monitor.lower()}
     if len(modes) != 1:
@@ -236,7 +254,15 @@ def _mode(monitor: str) -> str:
     return modes.pop()
 
 
-def _check(distiller: Any, hint_epochs: int, kd_epochs: int, stage: str) -> None:
+def _check(
+    distiller: Any,
+    x: Any,
+    y: Any,
+    hint_epochs: int,
+    kd_epochs: int,
+    stage: str,
+    kwargs: dict[str, Any],
+) -> None:
     if not isinstance(distiller, Distiller):
         raise TypeError(
             f"`fit_stagewise` trains a keras_fitnets.Distiller; received {distiller!r}."
@@ -261,3 +287,18 @@ def _check(distiller: Any, hint_epochs: int, kd_epochs: int, stage: str) -> None
             raise ValueError(
                 f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
             )
+    given = {"epochs", "initial_epoch"} & kwargs.keys()
+    if given:
+        raise TypeError(
+            f"`fit_stagewise` counts the epochs itself; received {sorted(given)}. Pass "
+            "`hint_epochs` and `kd_epochs`."
+        )
+    if isinstance(x, Iterator):
+        raise TypeError(
+            f"`x` is read in both stages, and {x!r} can be read only once. Pass "
+            "arrays, a tf.data.Dataset or a keras.utils.PyDataset."
+        )
+    # Before stage 1, rather than after all its epochs.
+    if distiller.loss is not None:
+        arrays = hasattr(x, "shape") or keras.tree.is_nested(x)
+        distiller.check_labels(y if arrays else x)

@@ -1,4 +1,4 @@
-"""What a network is made of: its layers by path, and what its layers compute."""
+"""What a network is made of: its inputs, its outputs, its layers by path."""
 
 import difflib
 import inspect
@@ -8,31 +8,6 @@ from typing import Any
 import keras
 
 from keras_fitnets.layers import Maxout
-
-# Layers that move or drop values without another non-linearity.
-_CARRIERS = (
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.Cropping3D,
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-    keras.layers.Identity,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.Permute,
-    keras.layers.Reshape,
-)
-_ACTIVATION_LAYERS = {
-    "ELU": "elu",
-    "LeakyReLU": "leaky_relu",
-    "ReLU": "relu",
-    "Sigmoid": "sigmoid",
-    "Softmax": "softmax",
-}
 
 
 def is_symbolic(network: keras.Model) -> bool:
@@ -74,16 +49,26 @@ def outputs_of(network: keras.Model, inputs: Any) -> Any:
     return run(network, inputs, training=False)
 
 
-def children(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
-    """The layers directly inside a layer, by name."""
+def children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
+    """The layers directly inside a layer, by name and by attribute."""
+    found: dict[str, list[keras.layers.Layer]] = {}
+
+    def add(name: str, child: keras.layers.Layer) -> None:
+        known = found.setdefault(name, [])
+        if not any(child is other for other in known):
+            known.append(child)
+
     if isinstance(layer, keras.Model):
-        return {child.name: child for child in layer.layers}
-    found: dict[str, keras.layers.Layer] = {}
+        for child in layer.layers:
+            add(child.name, child)
+    if isinstance(layer, keras.Model) and is_symbolic(layer):
+        return found
     for attribute, value in vars(layer).items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, keras.layers.Layer):
-                found.setdefault(item.name, item)
-                found.setdefault(attribute, item)
+                add(item.name, item)
+                if item is value:
+                    add(attribute, item)
     return found
 
 
@@ -91,20 +76,26 @@ def layer_at(network: keras.Model, path: str) -> keras.layers.Layer:
     """The layer at a path such as `"backbone/block3_out"`.
 
     Raises:
-        ValueError: if there is none, naming the layers that there are.
+        ValueError: if there is none, naming the layers that there are, or several.
     """
     layer = network
     for i, name in enumerate(path.split("/")):
         inside = children(layer)
+        known = "/".join(path.split("/")[:i]) or f"network '{network.name}'"
         if name not in inside:
-            known = "/".join(path.split("/")[:i]) or f"network '{network.name}'"
             close = difflib.get_close_matches(name, inside, 1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise ValueError(
                 f"There is no layer '{path}' in network '{network.name}': {known} has "
                 f"no layer '{name}'.{hint} It has: {', '.join(inside) or 'none'}."
             )
-        layer = inside[name]
+        if len(inside[name]) > 1:
+            raise ValueError(
+                f"Layer '{path}' of network '{network.name}' could be any of "
+                f"{len(inside[name])} layers: {known} has several of the name "
+                f"'{name}'. Give them names of their own."
+            )
+        layer = inside[name][0]
     return layer
 
 
@@ -146,113 +137,20 @@ def middle(network: keras.Model) -> str:
             f"has {len(kernels)} layer(s) with a kernel, the output included."
         )
     at = kernels[:-1][(len(kernels) - 2) // 2]
+    layers = keras.layers
     behind = (
-        *(keras.layers.Activation, keras.layers.BatchNormalization),
-        *(keras.layers.LayerNormalization, Maxout),
+        *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU),
+        *(layers.BatchNormalization, layers.LayerNormalization, Maxout),
     )
     while at + 1 not in kernels:
         following = paths[at + 1][1]
-        belongs = isinstance(following, behind) or _activation(following) is not None
-        if not belongs or following.input is not paths[at][1].output:
+        if (
+            not isinstance(following, behind)
+            or following.input is not paths[at][1].output
+        ):
             break
         at += 1
     return paths[at][0]
-
-
-def nonlinearity(network: keras.Model, path: str) -> dict[str, Any]:
-    """The layer's non-linearity as `HintRegressor` takes it: activation or pieces."""
-    for layer in _backwards(network, path):
-        if isinstance(layer, Maxout):
-            return {"pieces": layer.pieces}
-        name = _activation(layer)
-        if name == "linear" and isinstance(layer, keras.layers.Activation):
-            continue
-        if name is not None:
-            return {"activation": name}
-        if not isinstance(layer, _CARRIERS):
-            break
-    return {}
-
-
-def data_format(network: keras.Model, path: str) -> str:
-    """Where the channels are in the output of the layer at a path."""
-    for layer in _backwards(network, path):
-        if hasattr(layer, "data_format"):
-            return layer.data_format
-    return keras.config.image_data_format()
-
-
-def output_activations(network: keras.Model) -> list[str | None]:
-    """For each output the name of the activation it ends in, None if it is unknown."""
-    if not is_symbolic(network):
-        return [None] * len(keras.tree.flatten(getattr(network, "output", [None])))
-    if isinstance(network, keras.Sequential):
-        return _final(network.layers, len(network.layers) - 1, 0)
-    found: list[str | None] = []
-    operations = network.operations
-    for output in network.outputs:
-        for i, operation in enumerate(operations):
-            produced = keras.tree.flatten(operation.output)
-            at = [j for j, tensor in enumerate(produced) if tensor is output]
-            if at:
-                found += _final(operations, i, at[0])
-                break
-        else:
-            found.append(None)
-    return found
-
-
-def _final(operations: list[Any], i: int, output: int) -> list[str | None]:
-    """What output number `output` of operation `i` ends in, as a list of one."""
-    operation = operations[i]
-    if isinstance(operation, keras.Model):
-        return [output_activations(operation)[output]]
-    name = _activation(operation)
-    if name == "softmax" and getattr(operation, "axis", -1) != -1:
-        return ["softmax over another axis than the last"]
-    passes_on = isinstance(operation, _CARRIERS) or (
-        name == "linear" and isinstance(operation, keras.layers.Activation)
-    )
-    if passes_on:
-        before = [j for j in range(i) if operations[j].output is operation.input] or (
-            [i - 1] if i else []
-        )
-        return _final(operations, before[-1], 0) if before else [None]
-    if name is None and type(operation).__module__.split(".")[0] in (
-        *("keras", "keras_fitnets", "keras_hub"),
-    ):
-        name = "linear"
-    return [name]
-
-
-def _activation(operation: Any) -> str | None:
-    """The name of the activation that a layer or operation applies, if it has one."""
-    known = _ACTIVATION_LAYERS.get(type(operation).__name__)
-    if known:
-        return known
-    activation = getattr(operation, "activation", None)
-    if activation is None:
-        return None
-    name = keras.activations.serialize(activation)
-    return name if isinstance(name, str) else "custom"
-
-
-def _backwards(network: keras.Model, path: str) -> Iterator[keras.layers.Layer]:
-    """The layer at a path, then those it follows, as far as the chain is clear."""
-    parent, _, name = path.rpartition("/")
-    home = layer_at(network, parent) if parent else network
-    layer = layer_at(network, path)
-    while layer is not None:
-        if isinstance(layer, keras.Model) and is_symbolic(layer):
-            yield from _backwards(layer, layer.layers[-1].name)
-            return
-        yield layer
-        siblings = list(children(home).values())
-        try:
-            before = [s for s in siblings if s.output is layer.input]
-        except (AttributeError, ValueError):
-            return
-        layer = before[-1] if before else None
 
 
 def same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
@@ -262,3 +160,16 @@ def same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> boo
         and all(m == n or None in (m, n) for m, n in zip(a, b, strict=True))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def same_structure(one: Any, other: Any) -> bool:
+    """Whether two structures of tensors have the same keys, if any, and shapes."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() != other.keys():
+        return False
+    flat = [keras.tree.flatten(structure) for structure in (one, other)]
+    return same_shapes(*[[tuple(tensor.shape) for tensor in f] for f in flat])
+
+
+def shown(tensors: Any) -> Any:
+    """A structure of tensors as one of shapes, to be read in a message."""
+    return keras.tree.map_structure(lambda tensor: str(tuple(tensor.shape)), tensors)

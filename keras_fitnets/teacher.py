@@ -1,6 +1,6 @@
 """One or several frozen networks, seen as one."""
 
-import math
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +10,8 @@ from keras import ops
 from keras_fitnets import structure
 from keras_fitnets.features import features
 from keras_fitnets.hints import Hint
+from keras_fitnets.losses import check_number
+from keras_fitnets.outputs import check_from_logits
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -74,15 +76,10 @@ class Teacher:
                 '`average` must be "arithmetic" (of probabilities) or "geometric" (of '
                 f"logits); received {average!r}."
             )
-        if from_logits not in (True, False, "auto"):
-            raise ValueError(
-                '`from_logits` must be True, False or "auto"; '
-                f"received {from_logits!r}."
-            )
         self.models = tuple(models)
         self.average = average
         self.weights = _normalised(weights, len(self.models))
-        self.from_logits = from_logits
+        self.from_logits = check_from_logits(from_logits)
 
     def soft_logits(
         self, member_logits: Sequence[Any], temperature: Any, activation: str
@@ -112,6 +109,15 @@ class Teacher:
             off = ops.logsumexp(shares + ops.log_sigmoid(-softened), axis=0)
             mean = on - off
         return mean * temperature
+
+    def fingerprint(self) -> str:
+        """A digest of how the members are built and averaged, and of their weights."""
+        digest = hashlib.sha256(f"{self.average} {self.weights}".encode())
+        for model in self.models:
+            for weight in model.weights:
+                digest.update(f"{weight.name} {weight.shape}".encode())
+                digest.update(ops.convert_to_numpy(weight).tobytes())
+        return digest.hexdigest()[:16]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -190,10 +196,10 @@ class TeacherPass:
 def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
-    weights = tuple(float(weight) for weight in weights)
-    if len(weights) != count or not all(w > 0 and math.isfinite(w) for w in weights):
+    if not isinstance(weights, (list, tuple)) or len(weights) != count:
         raise ValueError(
             f"`weights` must hold a positive number for each of the {count} teachers; "
-            f"received {weights}. To leave a teacher out, take it off the list."
+            f"received {weights!r}. To leave a teacher out, take it off the list."
         )
+    weights = [check_number("weights", weight, "positive") for weight in weights]
     return tuple(weight / sum(weights) for weight in weights)

@@ -1,0 +1,157 @@
+"""What can be read and assigned on a Distiller, and how a traced step gets to know."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_fitnets.hints import Hint
+from keras_fitnets.losses import check_number
+from keras_fitnets.teacher import Teacher
+
+STAGES = ("hint", "kd", "joint")
+
+
+class Settings(keras.Model):
+    """The numbers and the stage of a Distiller, each checked when it is assigned.
+
+    Numbers that the step multiplies by are variables: a Python float would be baked
+    into the traced step. What changes the step itself makes Keras trace it again.
+    """
+
+    def _start(
+        self,
+        temperature: float,
+        lambda_: float,
+        hint_weight: float,
+        stage: str | None,
+        learning_rate_factor: float,
+    ) -> None:
+        self._active_hints = tuple(range(len(self.hints)))
+        self._temperature = self._scalar("temperature")
+        self._lambda = self._scalar("lambda")
+        self._hint_weight = self._scalar("hint_weight")
+        self.temperature = temperature
+        self.lambda_ = lambda_
+        self.hint_weight = hint_weight
+        self.stage = ("joint" if self.hints else "kd") if stage is None else stage
+        self.learning_rate_factor = learning_rate_factor
+        # What a resumed run must share with the interrupted one.
+        self.initial = {
+            "temperature": self.temperature,
+            "lambda_": self.lambda_,
+            "hint_weight": self.hint_weight,
+        }
+
+    @property
+    def teacher(self) -> Teacher:
+        """The `Teacher`; its networks are `teacher.models`."""
+        return self._teacher
+
+    @property
+    def hints(self) -> tuple[Hint, ...]:
+        """The pairs of layers."""
+        return self._hints
+
+    @property
+    def activation(self) -> Any:
+        """The argument of the same name, as are those that follow."""
+        return self._activation
+
+    @property
+    def from_logits(self) -> bool | str:
+        return self._from_logits
+
+    @property
+    def temperature_squared(self) -> bool:
+        return self._temperature_squared
+
+    @property
+    def temperature(self) -> float:
+        """τ, the relaxation of the soft targets."""
+        return _read(self._temperature)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature.assign(check_number("temperature", value, "positive"))
+
+    @property
+    def lambda_(self) -> float:
+        """λ, the weight of the soft targets."""
+        return _read(self._lambda)
+
+    @lambda_.setter
+    def lambda_(self, value: float) -> None:
+        self._lambda.assign(check_number("lambda_", value))
+
+    @property
+    def hint_weight(self) -> float:
+        """The weight of the hint loss in stage "joint"."""
+        return _read(self._hint_weight)
+
+    @hint_weight.setter
+    def hint_weight(self, value: float) -> None:
+        self._hint_weight.assign(check_number("hint_weight", value))
+
+    @property
+    def stage(self) -> str:
+        """What is trained: "hint", "kd" or "joint"."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, value: str) -> None:
+        if value not in STAGES:
+            raise ValueError(f"`stage` must be one of {STAGES}; received {value!r}.")
+        if value != "kd" and not self.hints:
+            raise ValueError(
+                f'Stage "{value}" needs hints, and this Distiller has none. Pass '
+                'hints=("hint_layer", "guided_layer"), or use stage="kd".'
+            )
+        self._stage = value
+        self._forget_steps()
+
+    @property
+    def active_hints(self) -> tuple[int, ...]:
+        """The positions of the pairs that stage "hint" trains; all by default."""
+        return self._active_hints
+
+    @active_hints.setter
+    def active_hints(self, value: Any) -> None:
+        value = tuple(value)
+        if not value or any(i not in range(len(self.hints)) for i in value):
+            raise ValueError(
+                f"`active_hints` must hold positions among the {len(self.hints)} "
+                f"pairs of hints, counted from 0; received {value}."
+            )
+        self._active_hints = value
+        self._forget_steps()
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The factor on the steps of the layers that stage 1 trains."""
+        return self._learning_rate_factor
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, value: float) -> None:
+        value = check_number("learning_rate_factor", value)
+        if value != 1 and not self.hints:
+            raise ValueError(
+                "`learning_rate_factor` slows the layers up to the guided ones, and "
+                f"this Distiller has no hints; received {value}. Leave it at 1."
+            )
+        self._learning_rate_factor = value
+        self._forget_steps()
+
+    def _scalar(self, name: str) -> Any:
+        return self.add_weight(
+            shape=(), name=name, dtype="float32", trainable=False, autocast=False
+        )
+
+    def _forget_steps(self) -> None:
+        self.train_function = self.test_function = None
+
+
+def _read(variable: Any) -> float:
+    # The shortest decimal that is this float32: what was assigned, as a rule.
+    return float(str(np.float32(ops.convert_to_numpy(variable))))

@@ -1,0 +1,70 @@
+"""The examples run as a user runs them, the long one in a short setting."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_fitnets  # noqa: F401 - registers the layers of the saved student
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHORT = ["--teacher-epochs", "2", "--hint-epochs", "2", "--kd-epochs", "3"]
+DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
+
+
+def test_quickstart(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "quickstart.py")],
+        **{"cwd": tmp_path, "check": True, "capture_output": True, "text": True},
+    )
+    *_, teacher, student = done.stdout.splitlines()
+    assert teacher.startswith("teacher: 85,002 parameters")
+    assert student.startswith("student: 3,610 parameters")
+    assert float(student.split(", ")[-1].rstrip("%")) > 90
+
+
+def test_digits_interrupted_and_resumed(tmp_path):
+    with subprocess.Popen(
+        DIGITS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if "stage 1" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "The same command goes on" in errors
+    with (tmp_path / "run" / "seed_0" / "kd" / "log.csv").open() as file:
+        before = list(csv.DictReader(file))
+    assert [row["epoch"] for row in before] == list("01234")
+
+    done = subprocess.run(
+        DIGITS, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "Seed 0, kd" not in done.stdout
+    assert "Seed 0, fitnet, stage 2" in done.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    teacher, fitnet = results["teacher"], results["fitnet"]
+    assert fitnet["parameters"] <= teacher["parameters"] / 10
+    assert {name: len(row["test"]) for name, row in results.items()} == dict.fromkeys(
+        ("teacher", "plain", "kd", "fitnet"), 1
+    )
+    student = keras.saving.load_model(tmp_path / "run" / "student.keras")
+    assert student.count_params() == fitnet["parameters"]
+    assert (tmp_path / "run" / "digits.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("changed", [["--kd-epochs", "4"]])
+def test_digits_refuses_a_folder_with_other_settings(tmp_path, changed):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json").write_text("{}")
+    done = subprocess.run(
+        [*DIGITS, *changed], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "holds a run of {}; use --folder" in done.stderr

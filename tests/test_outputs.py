@@ -1,0 +1,329 @@
+"""How a network's outputs, non-linearities and data formats are read off it."""
+
+import keras
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_fitnets as kf
+from keras_fitnets import structure
+from keras_fitnets.outputs import pair_outputs
+
+LOGITS = ("softmax", True)
+SOFTMAX = ("softmax", False)
+SIGMOID = ("sigmoid", False)
+UNIT_LOGIT = ("sigmoid", True)
+
+
+def chain(*steps, shape=(4,), name=None):
+    return keras.Sequential([keras.Input(shape), *steps], name=name)
+
+
+def graph(*steps, shape=(4,)):
+    """A Functional network of layers and functions."""
+    inputs = x = keras.Input(shape)
+    for step in steps:
+        x = step(x)
+    return keras.Model(inputs, x)
+
+
+def dense(units=3, activation=None):
+    return layers.Dense(units, activation)
+
+
+def read(network, from_logits="auto", activation="auto"):
+    """How a network, as teacher and as student, is read: activation and logits."""
+    [pairing] = pair_outputs(
+        *([network], network, structure.inputs_of(network)),
+        *(activation, from_logits, from_logits),
+    )
+    assert pairing.members == (pairing.student,)
+    assert pairing.activation == pairing.student.activation
+    return tuple(pairing.student)
+
+
+def mixed_precision_end():
+    return chain(
+        layers.Dense(3, "softmax", dtype="mixed_float16"),
+        layers.Activation("linear", dtype="float32"),
+    )
+
+
+def two_branches(merge):
+    inputs = keras.Input((4,))
+    branches = [dense(3, "softmax")(inputs) for _ in range(2)]
+    return keras.Model(inputs, merge(branches))
+
+
+class Subclassed(keras.Model):
+    """A network that shows no graph."""
+
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.out = layers.Dense(3, "softmax")
+        self.build((None, 4))
+
+    def build(self, input_shape):
+        self.out.build(input_shape)
+
+    def call(self, inputs):
+        return self.out(inputs)
+
+
+ENDS = {
+    "dense softmax": (lambda: chain(dense(3, "softmax")), SOFTMAX),
+    "softmax layer": (lambda: chain(dense(), layers.Softmax()), SOFTMAX),
+    "activation layer": (lambda: chain(dense(), layers.Activation("softmax")), SOFTMAX),
+    "operation": (lambda: graph(dense(), ops.softmax), SOFTMAX),
+    "operation as activation": (lambda: chain(dense(3, ops.softmax)), SOFTMAX),
+    "convolution": (
+        lambda: chain(layers.Conv1D(3, 1, activation="softmax"), shape=(4, 2)),
+        SOFTMAX,
+    ),
+    "nested sequential": (
+        lambda: graph(dense(), chain(dense(3, "softmax"), shape=(3,))),
+        SOFTMAX,
+    ),
+    "nested functional": (
+        lambda: chain(dense(), graph(dense(3, "sigmoid"), shape=(3,))),
+        SIGMOID,
+    ),
+    "nested, more behind": (
+        lambda: chain(chain(dense(3, "softmax")), layers.Activation("linear")),
+        SOFTMAX,
+    ),
+    "mixed precision": (mixed_precision_end, SOFTMAX),
+    "linear behind logits": (
+        lambda: chain(dense(), layers.Activation("linear")),
+        LOGITS,
+    ),
+    "one sigmoid unit": (lambda: chain(dense(1, "sigmoid")), SIGMOID),
+    "sigmoid units": (lambda: chain(dense(3, "sigmoid")), SIGMOID),
+    "sigmoid operation": (lambda: graph(dense(), ops.sigmoid), SIGMOID),
+    "one logit": (lambda: chain(dense(1)), UNIT_LOGIT),
+    "logits": (lambda: chain(dense()), LOGITS),
+    "normalised logits": (lambda: chain(dense(), layers.BatchNormalization()), LOGITS),
+    "scaled logits": (lambda: graph(dense(), lambda x: x / 2.0), LOGITS),
+    "pooled logits": (
+        lambda: chain(
+            layers.Conv2D(3, 1), layers.GlobalAveragePooling2D(), shape=(4, 4, 1)
+        ),
+        LOGITS,
+    ),
+    "log softmax": (lambda: chain(dense(3, "log_softmax")), LOGITS),
+    "log softmax operation": (lambda: graph(dense(), ops.log_softmax), LOGITS),
+    "flatten": (
+        lambda: chain(
+            layers.Conv2D(3, 4, activation="softmax"), layers.Flatten(), shape=(4, 4, 1)
+        ),
+        SOFTMAX,
+    ),
+    "reshape": (
+        lambda: chain(dense(3, "softmax"), layers.Reshape((1, 3))),
+        SOFTMAX,
+    ),
+    "dropout": (lambda: chain(dense(3, "sigmoid"), layers.Dropout(0.5)), SIGMOID),
+    "identity": (lambda: chain(dense(3, "softmax"), layers.Identity()), SOFTMAX),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_end_of_a_network_tells_what_its_outputs_are(case):
+    build, expected = ENDS[case]
+    assert read(build()) == expected
+
+
+def sharpened_softmax(x):
+    return ops.softmax(2 * x)
+
+
+def softmax_of_pairs():
+    """Two distributions over three classes each, laid side by side."""
+    return [dense(6), layers.Reshape((2, 3)), layers.Softmax(), layers.Flatten()]
+
+
+# No name at the end of these says what they return; None: it has to be said.
+HIDDEN = {
+    "lambda": (lambda: chain(dense(), layers.Lambda(ops.softmax)), None),
+    "relu": (lambda: chain(dense(3, "relu")), None),
+    "relu layer": (lambda: chain(dense(), layers.ReLU()), None),
+    "relu operation": (lambda: graph(dense(), ops.relu), None),
+    "exponential operation": (lambda: graph(dense(), ops.exp), None),
+    "tanh": (lambda: chain(dense(3, "tanh")), None),
+    "own function": (lambda: chain(dense(3, sharpened_softmax)), None),
+    "own lambda": (lambda: chain(dense(3, lambda x: ops.softmax(2 * x))), None),
+    "softmax over space": (
+        lambda: chain(layers.Dense(3), layers.Softmax(axis=1), shape=(4, 2)),
+        None,
+    ),
+    "softmax operation over space": (
+        lambda: graph(layers.Dense(3), lambda x: ops.softmax(x, axis=1), shape=(4, 2)),
+        None,
+    ),
+    "several distributions": (lambda: chain(*softmax_of_pairs()), None),
+    "moved classes": (
+        lambda: chain(dense(3, "softmax"), layers.Permute((2, 1)), shape=(4, 4)),
+        None,
+    ),
+    "softmax wrapped": (
+        lambda: chain(layers.TimeDistributed(dense(3, "softmax")), shape=(4, 2)),
+        SOFTMAX,
+    ),
+    "averaged probabilities": (lambda: two_branches(layers.average), SOFTMAX),
+    "pooled probabilities": (
+        lambda: chain(
+            layers.Conv2D(3, 1, activation="softmax"),
+            layers.GlobalAveragePooling2D(),
+            shape=(4, 4, 1),
+        ),
+        SOFTMAX,
+    ),
+    "subclassed": (Subclassed, None),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_outputs_that_do_not_tell_are_asked_for_rather_than_guessed(case):
+    build, right = HIDDEN[case]
+    network = build()
+    try:
+        assert read(network) == right
+    except ValueError as error:
+        assert network.name in str(error)
+        assert "`from_logits=True`" in str(error)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_what_is_said_of_a_subclassed_network_holds(from_logits):
+    assert read(Subclassed(), from_logits) == ("softmax", from_logits)
+    assert read(Subclassed(), from_logits, "sigmoid") == ("sigmoid", from_logits)
+
+
+def test_teacher_and_student_are_each_read_in_their_own_way():
+    student, teachers = chain(dense()), [chain(dense(3, "softmax")), chain(dense())]
+    [pairing] = pair_outputs(
+        *(teachers, student, structure.inputs_of(student)), "auto", "auto", "auto"
+    )
+    assert tuple(pairing.student) == LOGITS
+    assert [tuple(member) for member in pairing.members] == [SOFTMAX, LOGITS]
+
+
+def test_several_outputs_are_read_one_by_one():
+    inputs = keras.Input((4,))
+    outputs = {
+        "both": layers.Softmax()(dense()(inputs)),
+        "kind": dense(3)(inputs),
+        "left": dense(2)(inputs),
+        "tags": dense(5, "sigmoid")(inputs),
+    }
+    network = keras.Model(inputs, outputs)
+    wanted = {"both": "auto", "kind": "sigmoid", "left": None, "tags": "auto"}
+    pairings = pair_outputs([network], network, inputs, wanted, "auto", "auto")
+    read = [pairing and tuple(pairing.student) for pairing in pairings]
+    assert read == [SOFTMAX, UNIT_LOGIT, None, SIGMOID]
+    assert structure.output_activations(network) == [
+        *("softmax", "linear", "linear", "sigmoid")
+    ]
+
+
+IMAGE = (8, 8, 8)
+
+
+def conv(activation=None, **options):
+    return layers.Conv2D(4, 3, activation=activation, **options)
+
+
+NONLINEARITIES = {
+    "dense relu": ([dense(4, "relu")], ("relu", None)),
+    "relu layer": ([dense(4), layers.ReLU()], ("relu", None)),
+    "relu activation": ([dense(4), layers.Activation("relu")], ("relu", None)),
+    "tanh": ([dense(4, "tanh")], ("tanh", None)),
+    "sigmoid": ([dense(4, "sigmoid")], ("sigmoid", None)),
+    "sigmoid layer": ([dense(4), layers.Activation("sigmoid")], ("sigmoid", None)),
+    "linear": ([dense(4)], ("linear", None)),
+    "convolution": ([conv("relu")], ("relu", None)),
+    "maxout": ([dense(6), kf.Maxout(3)], ("linear", 3)),
+    "maxout, pooled": (
+        [conv(), kf.Maxout(2), layers.MaxPooling2D()],
+        ("linear", 2),
+    ),
+    "pooling behind relu": ([conv("relu"), layers.MaxPooling2D()], ("relu", None)),
+    "flat dropout behind tanh": (
+        [conv("tanh"), layers.Dropout(0.5), layers.Flatten()],
+        ("tanh", None),
+    ),
+    "linear activation behind relu": (
+        [dense(4, "relu"), layers.Activation("linear")],
+        ("relu", None),
+    ),
+    "normalised relu": (
+        [dense(4, "relu"), layers.BatchNormalization()],
+        ("linear", None),
+    ),
+    "relu of normalised": (
+        [dense(4), layers.BatchNormalization(), layers.ReLU()],
+        ("relu", None),
+    ),
+}
+
+
+def fresh(steps):
+    """Copies, since a layer of the table has a place in one network only."""
+    return [type(step).from_config(step.get_config()) for step in steps]
+
+
+def with_last(steps, build=chain):
+    """A network of the steps and an output, and the name of the last step."""
+    shape = IMAGE if "conv" in steps[0].name else (4,)
+    network = build(*steps, layers.Flatten(), dense(2), shape=shape)
+    return network, steps[-1].name
+
+
+def nonlinearity(network, path):
+    """The activation and the pieces that a regressor gets for a hint layer."""
+    regressor = kf.HintRegressor((4,), **structure.nonlinearity(network, path))
+    return keras.activations.serialize(regressor.activation), regressor.pieces
+
+
+@pytest.mark.parametrize("build", [chain, graph])
+@pytest.mark.parametrize("case", NONLINEARITIES)
+def test_the_nonlinearity_of_a_hint_is_seen(case, build):
+    steps, expected = NONLINEARITIES[case]
+    assert nonlinearity(*with_last(fresh(steps), build)) == expected
+
+
+@pytest.mark.parametrize("path", ["inner", "inner/pool", "inner/deeper/act"])
+def test_the_nonlinearity_is_seen_in_nested_networks(path):
+    deeper = chain(conv(), layers.ReLU(name="act"), shape=IMAGE, name="deeper")
+    inner = chain(deeper, layers.MaxPooling2D(name="pool"), shape=IMAGE, name="inner")
+    outer = chain(inner, layers.Flatten(), dense(), shape=IMAGE)
+    assert nonlinearity(outer, path) == ("relu", None)
+
+
+FIRST = {"data_format": "channels_first"}
+FORMATS = {
+    "convolution": [conv(**FIRST)],
+    "normalised": [conv(**FIRST), layers.BatchNormalization(axis=1)],
+    "activated": [conv(**FIRST), layers.ReLU()],
+    "pooled": [conv(**FIRST), layers.MaxPooling2D(data_format="channels_first")],
+    "dropped": [conv(**FIRST), layers.Dropout(0.5)],
+}
+
+
+@pytest.mark.parametrize("build", [chain, graph])
+@pytest.mark.parametrize("case", FORMATS)
+def test_the_data_format_is_that_of_the_layers_in_front(case, build):
+    network, last = with_last(fresh(FORMATS[case]), build)
+    assert structure.data_format(network, last) == "channels_first"
+
+
+@pytest.mark.parametrize("steps", [[conv()], [dense(4, "relu")]])
+def test_the_data_format_is_keras_own_where_nothing_says_otherwise(steps):
+    assert structure.data_format(*with_last(fresh(steps))) == "channels_last"
+
+
+def test_the_data_format_is_seen_in_nested_networks():
+    inner = chain(conv(**FIRST), layers.ReLU(name="act"), shape=IMAGE, name="inner")
+    outer = chain(inner, layers.Flatten(), dense(), shape=IMAGE)
+    for path in ("inner", "inner/act"):
+        assert structure.data_format(outer, path) == "channels_first"

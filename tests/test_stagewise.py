@@ -1,0 +1,551 @@
+"""Stage 1, then stage 2: what each trains, ends on, and goes on from."""
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+from keras import layers
+
+import keras_fitnets as kf
+
+BOTH = [("first", "first"), ("second", "second")]
+
+
+def net(name, width, deeper=0, dropout=0.0, seed=0):
+    """Layers "first", "second", then "third" and so on, and "out"."""
+    inputs = keras.Input((6,))
+    names = ["first", "second", "third", *[f"deeper{i}" for i in range(deeper)]]
+    x = inputs
+    for layer in names:
+        x = layers.Dense(width, "tanh", name=layer)(x)
+        x = layers.Dropout(dropout, seed=1)(x) if dropout else x
+    x = layers.Dense(tiny.CLASSES, name="out")(x)
+    return tiny.redrawn(keras.Model(inputs, x, name=name), seed)
+
+
+def distiller(
+    optimizer="adam",
+    hints=BOTH,
+    student=None,
+    teacher=None,
+    labels=True,
+    eager=True,
+    **options,
+):
+    made = kf.Distiller(
+        *(teacher or net("teacher", 5), student or net("student", 3, seed=1)),
+        **{"hints": hints, **options},
+    )
+    for regressor in made.regressors:
+        tiny.redrawn(regressor, seed=2)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    made.compile(
+        *(optimizer, loss if labels else None),
+        metrics=["accuracy"] if labels else None,
+        run_eagerly=eager,
+    )
+    return made
+
+
+X, Y = tiny.data()
+VALIDATION = tiny.data(samples=24)
+
+
+def train(model, hint_epochs=2, kd_epochs=2, x=X, y=Y, **options):
+    arrays = {"batch_size": 4, "validation_batch_size": len(VALIDATION[0])}
+    arrays = {} if isinstance(x, tf.data.Dataset) else arrays
+    settings = {"verbose": 0, "shuffle": False, **arrays, **options}
+    return kf.fit_stagewise(model, x, y, hint_epochs, kd_epochs, **settings)
+
+
+def still():
+    """An optimizer that changes nothing, where a callback sets the weights."""
+    return keras.optimizers.SGD(0.0)
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class Note(keras.callbacks.Callback):
+    """What each call to `fit` begins and ends with."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages, self.moved, self.optimizers, self.states = [], [], [], []
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        self.stages.append(self.model.stage)
+        self.optimizers.append(optimizer)
+        self.states.append([v.numpy().copy() for v in optimizer.variables])
+        self._before = networks.numpy_variables(self.model.student)
+
+    def on_train_end(self, logs=None):
+        after = networks.numpy_variables(self.model.student)
+        self.moved.append(networks.changed(self._before, after))
+
+
+class Redraw(keras.callbacks.Callback):
+    """Other weights in every epoch, so that the best one can be anywhere."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        tiny.redrawn(self.model.student, seed=epoch)
+
+
+def test_each_stage_has_its_history():
+    history = train(
+        *(distiller(eager=False), 2, 3), validation_data=VALIDATION, callbacks=[]
+    )
+    hint = {"loss", "hint_loss"}
+    kd = {"loss", "label_loss", "kd_loss", "accuracy"}
+    for logs, names, epochs in [(history.hint, hint, 2), (history.kd, kd, 3)]:
+        assert set(logs.history) == names | {f"val_{name}" for name in names}
+        assert {len(values) for values in logs.history.values()} == {epochs}
+        assert logs.epoch == list(range(epochs))
+    assert history._fields == ("hint", "kd")
+    assert len(set(history.hint.history["hint_loss"])) == 2
+    assert len(set(history.kd.history["loss"])) == 3
+
+
+def test_stage_1_leaves_what_is_above_the_guided_layers():
+    model, note = distiller(), Note()
+    history = train(model, kd_epochs=0, callbacks=[note])
+    assert note.moved == [{"first", "second"}]
+    assert history.kd.history == {} and history.kd.epoch == []
+
+
+def test_stage_2_trains_the_whole_student_and_no_regressor():
+    model, regressors = distiller(), []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: regressors.extend(
+            weight for layer in model.regressors for weight in layer.get_weights()
+        )
+    )
+    note = Note()
+    train(model, callbacks=[note], kd_callbacks=[keep])
+    assert note.moved[1] == {"first", "second", "third", "out"}
+    after = [w for layer in model.regressors for w in layer.get_weights()]
+    assert len(after) == 4
+    assert_same(regressors, after)
+
+
+def test_pairs_are_trained_in_turn():
+    model, note = distiller(), Note()
+    history = train(model, 2, 1, in_turn=True, callbacks=[note])
+    assert note.stages == ["hint", "hint", "kd"]
+    assert note.moved[:2] == [{"first"}, {"first", "second"}]
+    assert history.hint.epoch == [0, 1, 2, 3]
+    assert len(history.hint.history["hint_loss"]) == 4
+    assert history.kd.epoch == [0]
+    assert model.active_hints == (0, 1)
+
+
+def test_each_turn_is_on_its_own_pair():
+    turns = train(distiller(still()), 1, 0, in_turn=True).hint.history["hint_loss"]
+    alone = [
+        train(distiller(still(), [pair]), 1, 0).hint.history["hint_loss"][0]
+        for pair in BOTH
+    ]
+    together = train(distiller(still()), 1, 0).hint.history["hint_loss"][0]
+    np.testing.assert_allclose(turns, alone, rtol=1e-5)
+    np.testing.assert_allclose(together, sum(alone), rtol=1e-5)
+    assert abs(alone[0] - alone[1]) > 0.1
+
+
+def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
+    compiled = keras.optimizers.Adam(0.01, beta_1=0.7, weight_decay=0.1)
+    model, note = distiller(compiled), Note()
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 0, min_delta=1e9)
+    history = train(model, 3, 1, callbacks=[note], hint_callbacks=[plateau])
+    # The callback did lower it in stage 1, from the second epoch on.
+    np.testing.assert_allclose(
+        history.hint.history["learning_rate"], [0.01, 0.01, 0.005]
+    )
+    first, second = note.optimizers
+    assert first is not second and compiled not in note.optimizers
+    for optimizer, state in zip(note.optimizers, note.states, strict=True):
+        assert type(optimizer) is keras.optimizers.Adam
+        iterations, learning_rate, *moments = state
+        assert iterations == 0
+        np.testing.assert_array_equal(learning_rate, np.float32(0.01))
+        assert len(moments) == 2 * len(model.trainable_variables)
+        assert not any(moment.any() for moment in moments)
+        assert (optimizer.beta_1, optimizer.weight_decay) == (0.7, 0.1)
+    assert second.iterations.numpy() == 2
+    assert compiled.iterations.numpy() == 0
+
+
+def test_a_schedule_of_the_learning_rate_starts_anew_in_each_stage():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 4)
+    model, note = distiller(keras.optimizers.SGD(schedule)), Note()
+    history = train(model, 2, 2, callbacks=[note, LearningRate()])
+    for logs in history:
+        np.testing.assert_allclose(logs.history["rate"], [0.05, 0.0], atol=1e-9)
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Logs the learning rate that follows an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["rate"] = float(self.model.optimizer.learning_rate)
+
+
+def test_each_stage_can_have_an_optimizer_of_its_own():
+    own, note = keras.optimizers.RMSprop(0.02, rho=0.5), Note()
+    model = distiller("sgd")
+    train(model, callbacks=[note], hint_optimizer=own, kd_optimizer="adam")
+    hint, kd = note.optimizers
+    assert type(hint) is keras.optimizers.RMSprop and hint.rho == 0.5
+    np.testing.assert_allclose(hint.learning_rate, 0.02)
+    assert type(kd) is keras.optimizers.Adam
+    assert not own.built
+
+
+def test_a_second_call_has_the_compiled_optimizer_again():
+    model, note = distiller(keras.optimizers.SGD(0.01)), Note()
+    train(model, 1, 1, hint_optimizer="adam", kd_optimizer="rmsprop")
+    train(model, 1, 1, callbacks=[note])
+    for optimizer in note.optimizers:
+        assert type(optimizer) is keras.optimizers.SGD
+        np.testing.assert_allclose(optimizer.learning_rate, 0.01)
+
+
+def test_stage_1_ends_on_its_best_weights():
+    options = {"validation_data": VALIDATION, "batch_size": 8}
+    options["hint_callbacks"] = [Redraw()]
+    model = distiller(still())
+    losses = train(model, 5, 0, **options).hint.history["val_hint_loss"]
+    best = int(np.argmin(losses))
+    assert best not in (0, 4)
+    assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
+    stage_2 = Note()
+    train(distiller(still()), 5, 1, kd_callbacks=[stage_2], **options)
+    assert stage_2.moved == [set()]
+
+
+MONITORED = {
+    "val_label_loss, unless told": ({}, "val_label_loss", np.argmin),
+    "val_accuracy": ({"monitor": "val_accuracy"}, "val_accuracy", np.argmax),
+    "val_accuracy, the worst": (
+        {"monitor": "val_accuracy", "mode": "min"},
+        *("val_accuracy", np.argmin),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MONITORED)
+def test_stage_2_ends_on_the_best_weights_by_the_monitor(case):
+    options, monitor, judge = MONITORED[case]
+    model = distiller(still())
+    history = train(
+        *(model, 0, 5),
+        validation_data=VALIDATION,
+        kd_callbacks=[Redraw()],
+        batch_size=8,
+        **options,
+    )
+    best = int(judge(history.kd.history[monitor]))
+    assert best != 4
+    assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
+
+
+def test_without_validation_the_last_weights_stay():
+    model = distiller(still())
+    train(model, 2, 3, callbacks=[Redraw()])
+    assert_same(model.student.get_weights(), net("n", 3, seed=2).get_weights())
+
+
+def test_patience_stops_each_stage():
+    history = train(
+        *(distiller(still()), 9, 9),
+        validation_data=VALIDATION,
+        callbacks=[Redraw()],
+        batch_size=8,
+        **{"hint_patience": 2, "kd_patience": 1},
+    )
+    for logs, monitor, patience in [
+        (history.hint, "val_hint_loss", 2),
+        (history.kd, "val_label_loss", 1),
+    ]:
+        values = logs.history[monitor]
+        assert len(values) == int(np.argmin(values)) + patience + 1 < 9
+
+
+def test_learning_rate_factor_acts_in_stage_2_only():
+    after, notes = {}, {}
+    for factor in (None, 0.0):
+        model, notes[factor] = distiller(), Note()
+        keep = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs, model=model, factor=factor: after.update(
+                {factor: model.student.get_weights()}
+            )
+        )
+        train(
+            *(model, 1, 1),
+            callbacks=[notes[factor]],
+            kd_callbacks=[keep],
+            learning_rate_factor=factor,
+        )
+    assert_same(after[None], after[0.0])
+    assert notes[0.0].moved == [{"first", "second"}, {"third", "out"}]
+    assert notes[None].moved[1] == {"first", "second", "third", "out"}
+
+
+def test_callbacks_for_one_stage_alone():
+    both, hint, kd = Note(), Note(), Note()
+    train(
+        *(distiller(), 1, 1), callbacks=[both], hint_callbacks=[hint], kd_callbacks=[kd]
+    )
+    assert both.stages == ["hint", "kd"]
+    assert (hint.stages, kd.stages) == (["hint"], ["kd"])
+
+
+def test_without_hint_epochs_it_is_distillation_alone():
+    model, plain = distiller(), distiller(stage="kd")
+    history = train(model, 0, 2)
+    logs = plain.fit(X, Y, epochs=2, batch_size=4, verbose=0, shuffle=False)
+    assert history.hint.history == {} and history.hint.epoch == []
+    assert history.kd.history == logs.history
+    assert_same(model.get_weights(), plain.get_weights())
+
+
+def test_stage_2_can_be_joint():
+    model = distiller(stage="kd", hint_weight=0.5)
+    logs = train(model, 1, 1, stage="joint").kd.history
+    assert model.stage == "joint"
+    total = logs["label_loss"][0] + 4 * logs["kd_loss"][0] + 0.5 * logs["hint_loss"][0]
+    np.testing.assert_allclose(logs["loss"], total, rtol=1e-5)
+
+
+def test_a_dataset_trains_as_arrays_do():
+    arrays, dataset = distiller(), distiller()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    one = train(arrays, validation_data=(X, Y))
+    other = train(dataset, x=data, y=None, validation_data=data)
+    assert_same(arrays.get_weights(), dataset.get_weights())
+    assert one.kd.history["loss"] == other.kd.history["loss"]
+    assert one.hint.history["hint_loss"] == other.hint.history["hint_loss"]
+
+
+def test_a_dataset_without_labels_serves_without_a_label_loss():
+    model = distiller(labels=False)
+    data = tf.data.Dataset.from_tensor_slices(X).batch(4)
+    history = train(model, 1, 2, x=data, y=None, validation_data=data)
+    assert set(history.kd.history) == {"loss", "kd_loss", "val_loss", "val_kd_loss"}
+    best = min(history.kd.history["val_kd_loss"])
+    model.stage = "kd"
+    final = model.evaluate(data, verbose=0, return_dict=True)["kd_loss"]
+    np.testing.assert_allclose(final, best, rtol=1e-6)
+
+
+def test_sample_weights_are_for_both_stages():
+    logs = {}
+    for weight in (1.0, 3.0):
+        history = train(distiller(still()), 1, 1, sample_weight=np.full(8, weight))
+        logs[weight] = {
+            **history.hint.history,
+            **{name: history.kd.history[name] for name in ("label_loss", "kd_loss")},
+        }
+    for name in ("hint_loss", "label_loss", "kd_loss"):
+        np.testing.assert_allclose(logs[3.0][name], 3 * logs[1.0][name][0], rtol=1e-5)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C at one moment of one stage, once."""
+
+    def __init__(self, stage=None, epoch=None, moment=None, pairs=None):
+        super().__init__()
+        self.planned = (stage, epoch, moment)
+        self.pairs = pairs
+        self.stages = []
+
+    def on_train_begin(self, logs=None):
+        self.stages.append(self.model.stage)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._reached(self.epoch, f"batch {batch}")
+
+    def on_train_end(self, logs=None):
+        self._reached(None, "end")
+
+    def _reached(self, epoch, moment):
+        here = (self.model.stage, epoch, moment)
+        if here == self.planned and self.pairs in (None, self.model.active_hints):
+            self.planned = None
+            raise KeyboardInterrupt
+
+
+class Disturb(keras.callbacks.Callback):
+    """Spoils the weights in the later epochs, so that the first is the best."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch:
+            weights = self.model.student.get_weights()
+            self.model.student.set_weights([5.0 * w for w in weights])
+
+
+def run(model, directory, interrupt=None, **options):
+    """Three epochs of each stage with all that a stage carries along."""
+    settings = {
+        "checkpoint_dir": directory,
+        "validation_data": VALIDATION,
+        "callbacks": [
+            interrupt or Interrupt(),
+            kf.LambdaAnnealing(4.0, 1.0, epochs=3),
+            Disturb(),
+        ],
+        "hint_callbacks": [
+            keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 * 0.5**epoch)
+        ],
+    }
+    return train(model, 3, 3, **{**settings, **options})
+
+
+def outcome(model, history):
+    """What two runs must have in common, bit for bit."""
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [v.numpy() for v in variables if "seed" not in v.path]
+    return values, (history.hint.history, history.hint.epoch), history.kd.history
+
+
+def assert_same_outcome(one, other):
+    assert_same(one[0], other[0])
+    assert one[1:] == other[1:]
+
+
+INTERRUPTED = {
+    "in stage 1": ("hint", 1, "batch 1"),
+    "at the end of stage 1": ("hint", None, "end"),
+    "in stage 2": ("kd", 2, "batch 0"),
+    "at the end of stage 2": ("kd", None, "end"),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    model = distiller()
+    history = run(model, tmp_path_factory.mktemp("whole"))
+    # The first epoch is the best one, so that a resumed run needs its weights.
+    assert np.argmin(history.hint.history["val_hint_loss"]) == 0
+    assert np.argmin(history.kd.history["val_label_loss"]) == 0
+    return outcome(model, history)
+
+
+@pytest.mark.parametrize("case", INTERRUPTED)
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted, case):
+    with pytest.raises(KeyboardInterrupt):
+        run(distiller(), tmp_path, Interrupt(*INTERRUPTED[case]))
+    # As in a new process, but from another start: the checkpoint holds it all.
+    model = distiller(student=net("student", 3, seed=7))
+    for regressor in model.regressors:
+        tiny.redrawn(regressor, seed=7)
+    model.lambda_ = 9.0
+    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted)
+
+
+@pytest.mark.parametrize("case", ["in stage 1", "in stage 2"])
+def test_the_same_distiller_goes_on_after_an_interruption(
+    tmp_path, uninterrupted, case
+):
+    model = distiller()
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path, Interrupt(*INTERRUPTED[case]))
+    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted)
+
+
+def test_an_interrupted_turn_goes_on_bit_for_bit(tmp_path):
+    outcomes = []
+    for interrupts in ([], [Interrupt("hint", 1, "batch 0", pairs=(1,))]):
+        keras.utils.set_random_seed(0)
+        directory = tmp_path / str(len(interrupts))
+        for interrupt in interrupts:
+            with pytest.raises(KeyboardInterrupt):
+                run(distiller(), directory, interrupt, in_turn=True)
+        model = distiller()
+        outcomes.append(outcome(model, run(model, directory, in_turn=True)))
+    assert len(outcomes[0][1][1]) == 6
+    # The second model drew other regressors, which the checkpoint replaced.
+    assert_same_outcome(*outcomes)
+
+
+def test_dropout_goes_on_bit_for_bit(tmp_path):
+    def dropping():
+        keras.utils.set_random_seed(0)
+        return distiller(student=net("student", 3, dropout=0.5, seed=1))
+
+    whole = dropping()
+    expected = outcome(whole, train(whole, 1, 3, checkpoint_dir=tmp_path / "whole"))
+    options = {"checkpoint_dir": tmp_path / "two"}
+    with pytest.raises(KeyboardInterrupt):
+        train(dropping(), 1, 3, callbacks=[Interrupt("kd", 2, "batch 0")], **options)
+    model = dropping()
+    assert_same_outcome(outcome(model, train(model, 1, 3, **options)), expected)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = distiller()
+    expected = outcome(first, run(first, tmp_path))
+    model, note = distiller(student=net("student", 3, seed=7)), Interrupt()
+    history = run(model, tmp_path, note)
+    assert note.stages == []
+    assert_same_outcome(outcome(model, history), expected)
+
+
+def test_more_epochs_than_a_finished_run_had_are_not_ignored(tmp_path):
+    train(distiller(), 1, 1, checkpoint_dir=tmp_path)
+    history = train(distiller(), 1, 3, checkpoint_dir=tmp_path)
+    assert history.kd.epoch == [0, 1, 2]
+
+
+def bytes_in(directory):
+    return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+
+
+def test_the_teacher_is_in_no_checkpoint(tmp_path):
+    hints, sizes, weights = [("first", "first")], [], []
+    for deeper in (0, 100):
+        teacher = net("teacher", 20, deeper)
+        directory = tmp_path / f"{deeper:03}"
+        model = distiller(hints=hints, teacher=teacher)
+        train(model, 1, 1, checkpoint_dir=directory)
+        sizes.append(bytes_in(directory))
+        weights.append(4 * teacher.count_params())
+    assert weights[1] - weights[0] > 100_000
+    assert abs(sizes[1] - sizes[0]) < 500
+
+
+OTHERS = {
+    "hints": ({"hints": BOTH[:1]}, "hints"),
+    "weight of a hint": ({"hints": [BOTH[0], kf.Hint(*BOTH[1], weight=2)]}, "weight=2"),
+    "student": ({"student": net("student", 4)}, "weights"),
+    "deeper student": ({"student": net("student", 3, deeper=1)}, "weights"),
+    "teacher": ({"teacher": net("teacher", 5, deeper=1)}, "teacher"),
+    "optimizer": ({"optimizer": "sgd"}, "optimizer is Adam, now it is SGD"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    train(distiller(), 1, 1, checkpoint_dir=directory)
+    return directory
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_checkpoint_of_another_run_is_refused(finished, other):
+    options, named = OTHERS[other]
+    model = distiller(**options)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="is of another run") as caught:
+        train(model, 1, 1, checkpoint_dir=finished)
+    assert named in str(caught.value)
+    assert str(finished) in str(caught.value)
+    assert_same(before, model.get_weights())
