@@ -233,8 +233,9 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
         layout="constrained",
         sharex=True,
     )
-    axes["hint"].semilogy(first, fitnet["hint_loss"], color="#009E73")
+    axes["hint"].plot(first, fitnet["hint_loss"], color="#009E73")
     axes["hint"].set(title="Stage 1: the hint is learned", ylabel="hint loss")
+    axes["hint"].set_ylim(bottom=0)
     axes["lambda"].plot(second, fitnet["lambda"], color="#009E73")
     axes["lambda"].set(title="Stage 2: λ is annealed", ylabel="λ", xlabel="epoch")
     # Wide below narrow, since two of them may well be the same.

@@ -135,7 +135,7 @@ CONSTRUCTED = {
     ),
     "other inputs": (
         lambda: distiller(net("teacher", shape=(5,))),
-        *(r"'teacher' takes \[\(None, 5\)\].*'student' takes", "reshaping layer"),
+        *(r"'teacher' takes .*5\).*'student' takes .*4\)", "reshaping layer"),
     ),
     "an unbuilt student": (
         lambda: distiller(student=unbuilt("student")),
@@ -364,7 +364,7 @@ CONSTRUCTED = {
         lambda: distiller(
             networks.sequential(8, "teacher"), networks.Subclassed(2), hints=None
         ),
-        *("'subclassed'.*code of its own", "`from_logits=True` or `False`"),
+        *("'subclassed'.*it ends in code", "`from_logits=True` or `False`"),
     ),
     "a softmax over one unit": (
         lambda: ending("softmax", units=1),
@@ -401,11 +401,11 @@ CONSTRUCTED = {
     ),
     "too few weights": (
         lambda: kf.Teacher([net("a"), net("b")], weights=[1.0]),
-        *(r"received \(1.0,\)", "each of the 2 teachers"),
+        *(r"received .1.0", "each of the 2 teachers"),
     ),
     "a weight below 0": (
         lambda: kf.Teacher([net("a"), net("b")], weights=[1, -1]),
-        *(r"received \(1.0, -1.0\)", "positive number"),
+        *("`weights`.*received .*-1", "positive"),
     ),
     "weights in words": (
         lambda: kf.Teacher([net("a"), net("b")], weights=["much", "little"]),
@@ -486,11 +486,11 @@ CONSTRUCTED = {
     ),
     "annealing over no epochs": (
         lambda: kf.LambdaAnnealing(4.0, 1.0, epochs=0),
-        *("epochs=0", "at least one epoch"),
+        *("epochs=0", "at least one (whole )?epoch"),
     ),
     "annealing over epochs in words": (
         lambda: kf.LambdaAnnealing(4.0, 1.0, epochs="ten"),
-        *("epochs='?ten", "at least one epoch"),
+        *("epochs='?ten", "at least one (whole )?epoch"),
     ),
     "annealing with a negative delay": (
         lambda: kf.LambdaAnnealing(4.0, 1.0, epochs=5, delay=-1),
@@ -707,7 +707,7 @@ TRAINED = {
     ),
     "Keras' word for epochs": (
         compiled,
-        *(two_stages(epochs=5), "`epochs`", "`hint_epochs` and `kd_epochs`"),
+        *(two_stages(epochs=5), "'epochs'", "`hint_epochs` and `kd_epochs`"),
     ),
     "stage 2 on hints": (
         compiled,
@@ -740,7 +740,7 @@ TRAINED = {
     "an unknown direction": (
         compiled,
         two_stages(monitor="val_accuracy", mode="up", validation_data=DATA),
-        *("mode='up'", '"max".*"min"'),
+        *("`mode`.*'up'", '"min", "max"'),
     ),
     "a number as optimizer": (
         compiled,
@@ -762,7 +762,7 @@ TRAINED = {
     ),
     "two stages without labels": (
         compiled,
-        *(two_stages(y=None), 'Stage "kd" needs labels', NO_LABELS),
+        *(two_stages(y=None), "needs labels, and none", NO_LABELS),
     ),
     "two stages with weights that the second cannot take": (
         lambda: compiled(None, ()),
@@ -772,7 +772,7 @@ TRAINED = {
     "two stages with validation without labels": (
         compiled,
         two_stages(validation_data=(X, None)),
-        *('Stage "kd" needs labels', "Pass `y`, or a dataset of"),
+        *("needs labels, and none", NO_LABELS),
     ),
     "two stages with a contradicting loss": (
         lambda: compiled(PROBABILITIES),

@@ -1,11 +1,13 @@
 """How a network's outputs, non-linearities and data formats are read off it."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
+from keras_fitnets import activations
 from keras_fitnets import structure
 from keras_fitnets.outputs import pair_outputs
 
@@ -103,7 +105,6 @@ ENDS = {
     "one logit": (lambda: chain(dense(1)), UNIT_LOGIT),
     "logits": (lambda: chain(dense()), LOGITS),
     "normalised logits": (lambda: chain(dense(), layers.BatchNormalization()), LOGITS),
-    "scaled logits": (lambda: graph(dense(), lambda x: x / 2.0), LOGITS),
     "pooled logits": (
         lambda: chain(
             layers.Conv2D(3, 1), layers.GlobalAveragePooling2D(), shape=(4, 4, 1)
@@ -178,6 +179,7 @@ HIDDEN = {
         ),
         SOFTMAX,
     ),
+    "scaled logits": (lambda: graph(dense(), lambda x: x / 2.0), LOGITS),
     "subclassed": (Subclassed, None),
 }
 
@@ -221,7 +223,7 @@ def test_several_outputs_are_read_one_by_one():
     pairings = pair_outputs([network], network, inputs, wanted, "auto", "auto")
     read = [pairing and tuple(pairing.student) for pairing in pairings]
     assert read == [SOFTMAX, UNIT_LOGIT, None, SIGMOID]
-    assert structure.output_activations(network) == [
+    assert activations.output_activations(network) == [
         *("softmax", "linear", "linear", "sigmoid")
     ]
 
@@ -234,35 +236,43 @@ def conv(activation=None, **options):
 
 
 NONLINEARITIES = {
-    "dense relu": ([dense(4, "relu")], ("relu", None)),
-    "relu layer": ([dense(4), layers.ReLU()], ("relu", None)),
-    "relu activation": ([dense(4), layers.Activation("relu")], ("relu", None)),
-    "tanh": ([dense(4, "tanh")], ("tanh", None)),
-    "sigmoid": ([dense(4, "sigmoid")], ("sigmoid", None)),
-    "sigmoid layer": ([dense(4), layers.Activation("sigmoid")], ("sigmoid", None)),
-    "linear": ([dense(4)], ("linear", None)),
-    "convolution": ([conv("relu")], ("relu", None)),
-    "maxout": ([dense(6), kf.Maxout(3)], ("linear", 3)),
+    "dense relu": ([dense(4, "relu")], keras.activations.relu),
+    "relu layer": ([dense(4), layers.ReLU()], keras.activations.relu),
+    "relu activation": ([dense(4), layers.Activation("relu")], keras.activations.relu),
+    "tanh": ([dense(4, "tanh")], keras.activations.tanh),
+    "sigmoid": ([dense(4, "sigmoid")], keras.activations.sigmoid),
+    "sigmoid layer": (
+        [dense(4), layers.Activation("sigmoid")],
+        keras.activations.sigmoid,
+    ),
+    "linear": ([dense(4)], keras.activations.linear),
+    "convolution": ([conv("relu")], keras.activations.relu),
+    "maxout": ([dense(6), kf.Maxout(3)], 3),
     "maxout, pooled": (
         [conv(), kf.Maxout(2), layers.MaxPooling2D()],
-        ("linear", 2),
+        2,
     ),
-    "pooling behind relu": ([conv("relu"), layers.MaxPooling2D()], ("relu", None)),
+    "pooling behind relu": (
+        [conv("relu"), layers.MaxPooling2D()],
+        keras.activations.relu,
+    ),
     "flat dropout behind tanh": (
         [conv("tanh"), layers.Dropout(0.5), layers.Flatten()],
-        ("tanh", None),
+        keras.activations.tanh,
     ),
     "linear activation behind relu": (
         [dense(4, "relu"), layers.Activation("linear")],
-        ("relu", None),
+        keras.activations.relu,
     ),
     "normalised relu": (
         [dense(4, "relu"), layers.BatchNormalization()],
-        ("linear", None),
+        keras.activations.linear,
     ),
+    "bounded relu": ([dense(4), layers.ReLU(2.0)], layers.ReLU(2.0)),
+    "leaky relu": ([dense(4), layers.LeakyReLU(0.1)], layers.LeakyReLU(0.1)),
     "relu of normalised": (
         [dense(4), layers.BatchNormalization(), layers.ReLU()],
-        ("relu", None),
+        keras.activations.relu,
     ),
 }
 
@@ -279,17 +289,22 @@ def with_last(steps, build=chain):
     return network, steps[-1].name
 
 
-def nonlinearity(network, path):
-    """The activation and the pieces that a regressor gets for a hint layer."""
-    regressor = kf.HintRegressor((4,), **structure.nonlinearity(network, path))
-    return keras.activations.serialize(regressor.activation), regressor.pieces
+def assert_nonlinearity(network, path, expected):
+    """What a regressor gets for a hint layer: pieces, or a function by its values."""
+    found = activations.nonlinearity(network, path)
+    if isinstance(expected, int):
+        assert found == {"pieces": expected}
+        return
+    function = kf.HintRegressor((4,), **found).activation
+    probe = np.array([[-3.0, -0.5, 0.5, 3.0]], "float32")
+    np.testing.assert_array_equal(function(probe), expected(probe))
 
 
 @pytest.mark.parametrize("build", [chain, graph])
 @pytest.mark.parametrize("case", NONLINEARITIES)
 def test_the_nonlinearity_of_a_hint_is_seen(case, build):
     steps, expected = NONLINEARITIES[case]
-    assert nonlinearity(*with_last(fresh(steps), build)) == expected
+    assert_nonlinearity(*with_last(fresh(steps), build), expected)
 
 
 @pytest.mark.parametrize("path", ["inner", "inner/pool", "inner/deeper/act"])
@@ -297,7 +312,7 @@ def test_the_nonlinearity_is_seen_in_nested_networks(path):
     deeper = chain(conv(), layers.ReLU(name="act"), shape=IMAGE, name="deeper")
     inner = chain(deeper, layers.MaxPooling2D(name="pool"), shape=IMAGE, name="inner")
     outer = chain(inner, layers.Flatten(), dense(), shape=IMAGE)
-    assert nonlinearity(outer, path) == ("relu", None)
+    assert_nonlinearity(outer, path, keras.activations.relu)
 
 
 FIRST = {"data_format": "channels_first"}
@@ -314,16 +329,16 @@ FORMATS = {
 @pytest.mark.parametrize("case", FORMATS)
 def test_the_data_format_is_that_of_the_layers_in_front(case, build):
     network, last = with_last(fresh(FORMATS[case]), build)
-    assert structure.data_format(network, last) == "channels_first"
+    assert activations.data_format(network, last) == "channels_first"
 
 
 @pytest.mark.parametrize("steps", [[conv()], [dense(4, "relu")]])
 def test_the_data_format_is_keras_own_where_nothing_says_otherwise(steps):
-    assert structure.data_format(*with_last(fresh(steps))) == "channels_last"
+    assert activations.data_format(*with_last(fresh(steps))) == "channels_last"
 
 
 def test_the_data_format_is_seen_in_nested_networks():
     inner = chain(conv(**FIRST), layers.ReLU(name="act"), shape=IMAGE, name="inner")
     outer = chain(inner, layers.Flatten(), dense(), shape=IMAGE)
     for path in ("inner", "inner/act"):
-        assert structure.data_format(outer, path) == "channels_first"
+        assert activations.data_format(outer, path) == "channels_first"
