@@ -28,7 +28,7 @@ format: .venv/installed
 clean:
 	rm -rf .venv .venv-lowest
 
-# An old pip takes hours to resolve tensorflow-datasets on Python 3.10.
+# An old pip does not come to an end resolving tensorflow-datasets on Python 3.10.
 %/installed: setup.py requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name it: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing TensorFlow and Keras into $*; this takes some minutes, once."

@@ -19,7 +19,13 @@ def requirements() -> list[str]:
 
 
 EXAMPLES = ["matplotlib>=3.9", "scikit-learn>=1.5"]
-TOOLS = ["hypothesis>=6.100", "mypy>=1.15", "pytest>=8.3", "ruff>=0.14"]
+TOOLS = [
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.14",
+]
 
 setup(
     name="keras-fitnets",

@@ -81,9 +81,9 @@ def _end(tensor: Any) -> str | None:
             return name
         if isinstance(operation, (*_CARRIERS, *_MEANS, keras.layers.Activation)):
             ends = {_end(source) for source in sources}
-            if len(ends) != 1:
-                return None
-            continue
+            end = ends.pop() if len(ends) == 1 else None
+            kept = _keeps_last_axis(operation, sources[0])
+            return end if kept or end in ("linear", "sigmoid") else None
         if isinstance(operation, (keras.layers.Add, keras.layers.Concatenate)):
             ends = {_end(source) for source in sources}
             same = {"linear"}
@@ -95,6 +95,12 @@ def _end(tensor: Any) -> str | None:
             return "linear"
         return None
     return None
+
+
+def _keeps_last_axis(operation: Any, source: Any) -> bool:
+    if isinstance(operation, keras.layers.Permute):
+        return operation.dims[-1] == len(operation.dims)
+    return operation.output.shape[-1] == source.shape[-1]
 
 
 def _name(operation: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ class BestWeights(keras.callbacks.EarlyStopping):
             setattr(self, name, value)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self.monitor not in (logs or {}):
+        logs = logs or {}
+        if self.monitor not in logs:
             raise ValueError(
                 f"There is no '{self.monitor}' to judge the epochs by; the logs hold "
-                f"{sorted(logs or {})}. Pass one of them as `monitor`."
+                f"{sorted(logs)}. Pass one of them as `monitor`."
             )
-        super().on_epoch_end(epoch, logs)
+        if not math.isnan(logs[self.monitor]):
+            super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
         # λ and τ are among the weights, but belong to the epoch, not to the best one.

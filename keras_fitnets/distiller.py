@@ -105,6 +105,11 @@ class Distiller(Settings):
                 f"Network '{student.name}' is both teacher and student. Give the "
                 "student a network of its own: keras.models.clone_model makes one."
             )
+        if not isinstance(temperature_squared, bool):
+            raise ValueError(
+                "`temperature_squared` must be True or False; received "
+                f"{temperature_squared!r}. The paper has no such factor: False."
+            )
         super().__init__(autocast=False, dtype=_policy(student), **kwargs)
         self._teacher = teacher
         self.student = student
@@ -168,17 +173,17 @@ class Distiller(Settings):
         training: bool = True,
     ) -> Any:
         # Keras calls this to build the label loss, also where a stage has none.
+        self.check_labels(y)
         if "label_loss" not in self._terms():
             return ops.zeros(())
-        self.check_labels(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
+        self.check_labels(y)
         if self.stage == "hint" or self._compile_metrics is None:
             return self.get_metrics_result()
-        self.check_labels(y)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def save_assets(self, dir_path: str) -> None:
@@ -209,6 +214,7 @@ class Distiller(Settings):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":
         deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
         config["teacher"] = deserialize(config["teacher"])
         config["student"] = deserialize(config["student"])
         config["hints"] = config["hints"] and [deserialize(h) for h in config["hints"]]
@@ -229,12 +235,13 @@ class Distiller(Settings):
         self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
     ) -> tuple[Any, dict[str, Any], Any]:
         """The student's outputs; each term and the stage's "loss"; the penalties."""
+        self.check_labels(y)
         objective, wanted = self._objective, self._wanted()
         y_pred, regressed = objective.student(x, self.stage, wanted, training)
         terms, weights = {}, {}
-        for term in self._terms():
+        # The label loss last: it would not say what is wrong with a sample weight.
+        for term in reversed(self._terms()):
             if term == "label_loss":
-                self.check_labels(y)
                 # Keras has divided it by the number of replicas.
                 value = self._compile_loss(y, y_pred, sample_weight) * replicas.count()
                 weight = 1.0
@@ -256,16 +263,24 @@ class Distiller(Settings):
 
     def check_labels(self, y: Any) -> None:
         """Raise a ValueError if labels or label loss do not suit the stage."""
+        if self.stage == "hint" or (self.loss is self._compile_metrics is None):
+            return
         if y is None:
             raise ValueError(
                 f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, '
-                "or a dataset of (x, y); or compile without loss and metrics to train "
-                'on the soft targets alone; or use stage="hint", which needs no labels.'
+                'or a dataset of (x, y); or use stage="hint", which needs none; or, '
+                "for the soft targets alone, a new Distiller compiled without loss and "
+                "metrics."
             )
         if self.loss is not None:
             check_label_loss(self.loss, self._objective.pairings, self.student)
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        if self.stage == "hint":
+            # A network that shows no graph may offer more than its hints depend on.
+            pairs = zip(gradients, variables, strict=True)
+            reached = [(g, v) for g, v in pairs if g is not None]
+            gradients, variables = [g for g, _ in reached], [v for _, v in reached]
         if not variables:
             raise ValueError(
                 f'Stage "{self.stage}" has nothing to train: every layer it would '

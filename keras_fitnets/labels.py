@@ -9,8 +9,10 @@ from keras_fitnets.outputs import Pairing
 
 _FOR = {
     "categorical_crossentropy": "softmax",
+    "categorical_focal_crossentropy": "softmax",
     "sparse_categorical_crossentropy": "softmax",
     "binary_crossentropy": "sigmoid",
+    "binary_focal_crossentropy": "sigmoid",
 }
 
 
@@ -39,13 +41,12 @@ def check_label_loss(
             returns = "probabilities" if from_logits else "logits"
             raise ValueError(
                 f"Student '{student.name}' returns {returns}, but the label loss "
-                f"{one!r} has from_logits={from_logits}. Compile with a loss such as "
-                "keras.losses.SparseCategoricalCrossentropy("
-                f"from_logits={not from_logits})."
+                f"'{name}' has from_logits={from_logits}. Compile with keras.losses."
+                f"{name.title().replace('_', '')}(from_logits={not from_logits})."
             )
         if _FOR[name] != pairing.activation:
             raise ValueError(
-                f"The label loss {one!r} is for {_FOR[name]} outputs, but the soft "
+                f"The label loss '{name}' is for {_FOR[name]} outputs, but the soft "
                 f"targets of student '{student.name}' are read as "
                 f'{pairing.activation}. Pass activation="{_FOR[name]}" to the '
                 "Distiller, or change the loss."

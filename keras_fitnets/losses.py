@@ -237,11 +237,12 @@ def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
         number = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    enough = number > 0 if sign == "positive" else number >= 0
-    if not (math.isfinite(number) and enough):
+    # Bounds that float32, in which it is used, can hold.
+    enough = number > 1e-30 or (number == 0 and sign == "non-negative")
+    if not (enough and number < 1e30):
         raise ValueError(
-            f"`{name}` must be one finite, {sign} number; received {value!r}. The "
-            "paper trains with a temperature of 3 and a lambda_ from 4 to 1."
+            f"`{name}` must be one finite, {sign} number; received {value!r}. Pass a "
+            "Python float, for example 1.0."
         )
     return number
 

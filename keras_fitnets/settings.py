@@ -118,11 +118,15 @@ class Settings(keras.Model):
 
     @active_hints.setter
     def active_hints(self, value: Any) -> None:
-        value = tuple(value)
-        if not value or any(i not in range(len(self.hints)) for i in value):
+        value = tuple(value) if isinstance(value, (list, tuple, range)) else value
+        if (
+            not isinstance(value, tuple)
+            or not value
+            or any(i not in range(len(self.hints)) for i in value)
+        ):
             raise ValueError(
                 f"`active_hints` must hold positions among the {len(self.hints)} "
-                f"pairs of hints, counted from 0; received {value}."
+                f"pairs of hints, counted from 0; received {value!r}. For example (0,)."
             )
         self._active_hints = value
         self._forget_steps()

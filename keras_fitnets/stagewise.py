@@ -1,6 +1,5 @@
 """The two stages of FitNets one after the other."""
 
-from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_fitnets import preflight
 from keras_fitnets.checkpoints import BestWeights
 from keras_fitnets.checkpoints import StageCheckpoint
 from keras_fitnets.distiller import Distiller
@@ -125,7 +125,8 @@ def fit_stagewise(
     >>> len(history.hint.history["hint_loss"]), len(history.kd.history["kd_loss"])
     (2, 3)
     """
-    _check(distiller, x, y, hint_epochs, kd_epochs, stage, kwargs)
+    patiences = {"hint_patience": hint_patience, "kd_patience": kd_patience}
+    preflight.check(distiller, x, y, hint_epochs, kd_epochs, stage, patiences, kwargs)
     judged = validation_data is not None or bool(kwargs.get("validation_split"))
     if not judged and not (hint_patience is kd_patience is monitor is None):
         raise ValueError(
@@ -136,7 +137,7 @@ def fit_stagewise(
     judge_hint = judge_kd = None
     if judged:
         judge_hint = ("val_hint_loss", "min", hint_patience)
-        judge_kd = (monitor, _mode(monitor, mode), kd_patience)
+        judge_kd = (monitor, preflight.mode_of(monitor, mode), kd_patience)
     everything = tuple(range(len(distiller.hints)))
     turns = [(i,) for i in everything] if in_turn else [everything]
     compiled = _compiled_optimizer(distiller)
@@ -145,7 +146,7 @@ def fit_stagewise(
     stages = [
         _Stage(
             *(f"hint_{i}" if in_turn else "hint", "hint", turn, hint_epochs),
-            *(optimizers[i], [*callbacks, *hint_callbacks]),
+            *(optimizers[i], _listed(callbacks) + _listed(hint_callbacks)),
             judge_hint and BestWeights(*judge_hint),
         )
         for i, turn in enumerate(turns)
@@ -153,13 +154,17 @@ def fit_stagewise(
     stages.append(
         _Stage(
             *("kd", stage, everything, kd_epochs),
-            *(optimizers[-1], [*callbacks, *kd_callbacks]),
+            *(optimizers[-1], _listed(callbacks) + _listed(kd_callbacks)),
             judge_kd and BestWeights(*judge_kd),
         )
     )
     if learning_rate_factor is not None:
         distiller.learning_rate_factor = learning_rate_factor
     kwargs = {"x": x, "y": y, "validation_data": validation_data, **kwargs}
+    data = (x, y, kwargs.get("sample_weight"))
+    preflight.rehearse(
+        distiller, stage, data, validation_data, judge_kd and judge_kd[0]
+    )
     try:
         histories = [_fit(distiller, one, checkpoint_dir, kwargs) for one in stages]
     finally:
@@ -189,7 +194,8 @@ def _fit(
             "hints": [repr(distiller.hints[i]) for i in stage.active_hints],
             "weights": [[w.name, list(w.shape)] for w in distiller.weights],
             "teacher": distiller.teacher.fingerprint(),
-            "optimizer": [type(stage.optimizer).__name__, stage.optimizer.get_config()],
+            "optimizer": type(stage.optimizer).__name__,
+            **_described(stage.optimizer),
             **distiller.initial,
         }
         checkpoint = StageCheckpoint(
@@ -215,6 +221,11 @@ def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
     with distiller.distribute_strategy.scope():
         if isinstance(optimizer, str):
             optimizer = keras.optimizers.get(optimizer)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                "A stage's optimizer must be a Keras optimizer or its name; received "
+                f"{optimizer!r}. For example keras.optimizers.Adam(0.01)."
+            )
         optimizer = type(optimizer).from_config(optimizer.get_config())
         half = distiller.dtype_policy.name == "mixed_float16"
         if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -222,11 +233,21 @@ def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def _described(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """The optimizer's configuration but for its name, which counts its kind up."""
+    config = optimizer.get_config()
+    return {f"optimizer's {key}": config[key] for key in config.keys() - {"name"}}
+
+
 def _compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
     """As it was compiled, whatever has become of its learning rate since."""
     config = distiller.get_compile_config()["optimizer"]
     own = type(distiller.optimizer)
     return keras.optimizers.deserialize(config, custom_objects={own.__name__: own})
+
+
+def _listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.History:
@@ -237,68 +258,3 @@ def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.His
             joined.history.setdefault(name, []).extend(values)
         joined.epoch = list(range(len(joined.epoch) + len(history.epoch)))
     return joined
-
-
-def _mode(monitor: str, mode: str | None) -> str:
-    if mode in ("min", "max"):
-        return mode
-    if mode is not None:
-        raise ValueError(f'`mode` must be "min", "max" or None; received {mode!r}.')
-    words = {"loss": "min", "error": "min", "acc": "max", "auc": "max", "f1": "max"}
-    modes = {mode for word, mode in words.items() if word in monitor.lower()}
-    if len(modes) != 1:
-        raise ValueError(
-            f"It cannot be seen whether monitor={monitor!r} should be large or small. "
-            'Pass mode="max" or mode="min" with it.'
-        )
-    return modes.pop()
-
-
-def _check(
-    distiller: Any,
-    x: Any,
-    y: Any,
-    hint_epochs: int,
-    kd_epochs: int,
-    stage: str,
-    kwargs: dict[str, Any],
-) -> None:
-    if not isinstance(distiller, Distiller):
-        raise TypeError(
-            f"`fit_stagewise` trains a keras_fitnets.Distiller; received {distiller!r}."
-        )
-    if not distiller.hints:
-        raise ValueError(
-            "`fit_stagewise` starts with a hint stage, and this Distiller has no "
-            'hints. Pass it hints=("hint_layer", "guided_layer"), or call its `fit`.'
-        )
-    if not distiller.compiled:
-        raise ValueError(
-            "The Distiller is not compiled. Call "
-            "`distiller.compile(optimizer, loss=...)` before `fit_stagewise`."
-        )
-    if stage not in ("kd", "joint"):
-        raise ValueError(
-            f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 is '
-            'always "hint".'
-        )
-    for name, epochs in {"hint_epochs": hint_epochs, "kd_epochs": kd_epochs}.items():
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(
-                f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
-            )
-    given = {"epochs", "initial_epoch"} & kwargs.keys()
-    if given:
-        raise TypeError(
-            f"`fit_stagewise` counts the epochs itself; received {sorted(given)}. Pass "
-            "`hint_epochs` and `kd_epochs`."
-        )
-    if isinstance(x, Iterator):
-        raise TypeError(
-            f"`x` is read in both stages, and {x!r} can be read only once. Pass "
-            "arrays, a tf.data.Dataset or a keras.utils.PyDataset."
-        )
-    # Before stage 1, rather than after all its epochs.
-    if distiller.loss is not None:
-        arrays = hasattr(x, "shape") or keras.tree.is_nested(x)
-        distiller.check_labels(y if arrays else x)

@@ -227,8 +227,8 @@ def test_masked_steps_count_in_no_term():
     real = np.any(x != 0, axis=-1)
     values = kf.soft_target_crossentropy(teacher(x), student(x), 3.0).numpy()
     np.testing.assert_allclose(logs["kd_loss"], values[real].mean(), rtol=1e-5)
-    hint = keras.Model(teacher.inputs, teacher.get_layer("hidden").output)(x)
-    guided = keras.Model(student.inputs, student.get_layer("hidden").output)(x)
+    hint = keras.Model(teacher.input, teacher.get_layer("hidden").output)(x)
+    guided = keras.Model(student.input, student.get_layer("hidden").output)(x)
     difference = hint - model.regressors[0](guided)
     squares = np.square(difference.numpy()).sum(-1) * real
     np.testing.assert_allclose(logs["hint_loss"], squares.sum() / 8, rtol=1e-5)

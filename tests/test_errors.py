@@ -750,11 +750,6 @@ TRAINED = {
         compiled,
         *(two_stages(kd_optimizer="sgdd"), "'?sgdd", "[Oo]ptimizer"),
     ),
-    "a callback without its list": (
-        compiled,
-        two_stages(callbacks=kf.LambdaAnnealing(4.0, 1.0, epochs=2)),
-        *("`callbacks`.*LambdaAnnealing", "list"),
-    ),
     "a negative factor in stage 2": (
         compiled,
         two_stages(learning_rate_factor=-0.1),

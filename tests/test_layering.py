@@ -50,7 +50,8 @@ MAY_IMPORT = {
     },
     "callbacks": {"keras", "losses"},
     "checkpoints": {"keras", "tensorflow"},
-    "stagewise": {"keras", "distiller", "checkpoints"},
+    "preflight": {"keras", "tensorflow", "distiller"},
+    "stagewise": {"keras", "distiller", "checkpoints", "preflight"},
     "datasets": {"tensorflow", "tensorflow_datasets", "sklearn"},
 }
 FREE = set(sys.stdlib_module_names) | {"numpy"}

@@ -1,0 +1,123 @@
+"""What `fit_stagewise` finds out before stage 1 rather than after all its epochs."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_fitnets.distiller import Distiller
+
+
+def mode_of(monitor: str, mode: str | None) -> str:
+    """Whether a small or a large value of `monitor` is the better one."""
+    if mode in ("min", "max"):
+        return mode
+    if mode is not None:
+        raise ValueError(f'`mode` must be "min", "max" or None; received {mode!r}.')
+    words = {"loss": "min", "error": "min", "acc": "max", "auc": "max", "f1": "max"}
+    modes = {mode for word, mode in words.items() if word in monitor.lower()}
+    if len(modes) != 1:
+        raise ValueError(
+            f"It cannot be seen whether monitor={monitor!r} should be large or small. "
+            'Pass mode="max" or mode="min" with it.'
+        )
+    return modes.pop()
+
+
+def check(
+    distiller: Any,
+    x: Any,
+    y: Any,
+    hint_epochs: int,
+    kd_epochs: int,
+    stage: str,
+    patiences: dict[str, int | None],
+    kwargs: dict[str, Any],
+) -> None:
+    """Refuse arguments of `fit_stagewise` that cannot be meant."""
+    if not isinstance(distiller, Distiller):
+        raise TypeError(
+            f"`fit_stagewise` trains a keras_fitnets.Distiller; received {distiller!r}."
+        )
+    if not distiller.hints:
+        raise ValueError(
+            "`fit_stagewise` starts with a hint stage, and this Distiller has no "
+            'hints. Pass it hints=("hint_layer", "guided_layer"), or call its `fit`.'
+        )
+    if not distiller.compiled:
+        raise ValueError(
+            "The Distiller is not compiled. Call "
+            "`distiller.compile(optimizer, loss=...)` before `fit_stagewise`."
+        )
+    if stage not in ("kd", "joint"):
+        raise ValueError(
+            f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 is '
+            'always "hint".'
+        )
+    for name, epochs in {"hint_epochs": hint_epochs, "kd_epochs": kd_epochs}.items():
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(
+                f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
+            )
+    for name, patience in patiences.items():
+        if patience is not None and (not isinstance(patience, int) or patience < 0):
+            raise ValueError(
+                f"`{name}` must be a number of epochs, at least 0, or None; received "
+                f"{patience!r}."
+            )
+    given = {"epochs", "initial_epoch"} & kwargs.keys()
+    if given:
+        raise TypeError(
+            f"`fit_stagewise` counts the epochs itself; received {sorted(given)}. Pass "
+            "`hint_epochs` and `kd_epochs`."
+        )
+    if isinstance(x, Iterator):
+        raise TypeError(
+            f"`x` is read in both stages, and {x!r} can be read only once. Pass "
+            "arrays, a tf.data.Dataset or a keras.utils.PyDataset."
+        )
+
+
+def rehearse(
+    distiller: Distiller,
+    stage: str,
+    data: Sequence[Any],
+    validation_data: Any,
+    monitor: str | None,
+) -> None:
+    """Evaluate one sample in stage 2, so that what would fail there fails now.
+
+    Raises:
+        ValueError: as stage 2 would, and if nothing that is logged is `monitor`.
+    """
+    eagerly = distiller.run_eagerly
+    distiller.stage, distiller.run_eagerly = stage, True
+    try:
+        batches = [_sample(*data)]
+        if validation_data is not None:
+            whole = isinstance(validation_data, (tuple, list))
+            batches.append(_sample(*(validation_data if whole else [validation_data])))
+        for batch in batches:
+            logs = distiller.test_on_batch(*batch, return_dict=True)
+    finally:
+        distiller.reset_metrics()
+        distiller.run_eagerly = eagerly
+        distiller.stage = stage
+    logged = sorted(f"val_{name}" for name in logs)
+    if monitor is not None and monitor not in logged:
+        raise ValueError(
+            f"Stage 2 does not log what monitor={monitor!r} asks for; it logs {logged}. "
+            "Pass one of these."
+        )
+
+
+def _sample(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
+    """A batch as `test_on_batch` takes it; of arrays, their first sample."""
+    if isinstance(x, tf.data.Dataset):
+        return keras.utils.unpack_x_y_sample_weight(next(iter(x)))
+    if isinstance(x, keras.utils.PyDataset):
+        return keras.utils.unpack_x_y_sample_weight(x[0])
+    data = (x, y, sample_weight)
+    return keras.tree.map_structure(lambda a: None if a is None else a[:1], data)
