@@ -108,8 +108,8 @@ def rehearse(
     logged = sorted(f"val_{name}" for name in logs)
     if monitor is not None and monitor not in logged:
         raise ValueError(
-            f"Stage 2 does not log what monitor={monitor!r} asks for; it logs {logged}. "
-            "Pass one of these."
+            f"Stage 2 does not log what monitor={monitor!r} asks for; it logs "
+            f"{logged}. Pass one of these."
         )
 
 
