@@ -1,5 +1,6 @@
 """Hint pairs: which of the teacher's layers teaches which of the student's."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from keras_fitnets.losses import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
+@dataclasses.dataclass(frozen=True, repr=False)
 class Hint:
     """One pair of layers: the student's guided layer learns the teacher's hint.
 
@@ -33,18 +35,15 @@ class Hint:
     Hint('conv2', 'conv6', weight=0.5)
     """
 
-    def __init__(
-        self,
-        hint_layer: str,
-        guided_layer: str,
-        weight: float = 1.0,
-        regressor: Any = "auto",
-        member: int = 0,
-    ) -> None:
-        for argument, path in {
-            "hint_layer": hint_layer,
-            "guided_layer": guided_layer,
-        }.items():
+    hint_layer: str
+    guided_layer: str
+    weight: float = 1.0
+    regressor: Any = "auto"
+    member: int = 0
+
+    def __post_init__(self) -> None:
+        for argument in ("hint_layer", "guided_layer"):
+            path = getattr(self, argument)
             if not isinstance(path, str):
                 raise TypeError(
                     f"`{argument}` must be the name of a layer, or its path in nested "
@@ -55,22 +54,19 @@ class Hint:
                     f"`{argument}` must name a layer, with single slashes between "
                     f"nested models; received {path!r}."
                 )
-        named = regressor in ("auto", "conv", "dense")
-        if not named and not isinstance(regressor, keras.layers.Layer):
+        check_number("weight", self.weight, "positive")
+        named = self.regressor in ("auto", "conv", "dense")
+        if not named and not isinstance(self.regressor, keras.layers.Layer):
             raise ValueError(
                 '`regressor` must be "auto", "conv", "dense" or a Keras layer; '
-                f"received {regressor!r}."
+                f"received {self.regressor!r}."
             )
+        member = self.member
         if isinstance(member, bool) or not isinstance(member, int) or member < 0:
             raise ValueError(
                 "`member` must be the position of a network in the ensemble, counted "
                 f"from 0; received {member!r}."
             )
-        self.hint_layer = hint_layer
-        self.guided_layer = guided_layer
-        self.weight = check_number("weight", weight, "positive")
-        self.regressor = regressor
-        self.member = member
 
     def __repr__(self) -> str:
         said = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"

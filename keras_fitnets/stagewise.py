@@ -191,7 +191,10 @@ def _fit(
         settings = {
             "stage": stage.stage,
             "epochs": stage.epochs,
-            "hints": [repr(distiller.hints[i]) for i in stage.active_hints],
+            "hints": [
+                [hint.member, hint.hint_layer, hint.guided_layer, hint.weight]
+                for hint in (distiller.hints[i] for i in stage.active_hints)
+            ],
             "weights": [[w.name, list(w.shape)] for w in distiller.weights],
             "teacher": distiller.teacher.fingerprint(),
             "optimizer": type(stage.optimizer).__name__,
