@@ -93,7 +93,9 @@ def rehearse(
         ValueError: as stage 2 would, and if nothing that is logged is `monitor`.
     """
     eagerly = distiller.run_eagerly
-    distiller.stage, distiller.run_eagerly = stage, True
+    # One step is not worth a trace, unless TensorFlow has to share it out.
+    alone = distiller.distribute_strategy.num_replicas_in_sync == 1
+    distiller.stage, distiller.run_eagerly = stage, alone or eagerly
     try:
         batches = [_sample(*data)]
         if validation_data is not None:

@@ -145,17 +145,25 @@ def fit_stagewise(
     optimizers = [_fresh(optimizer, distiller) for optimizer in optimizers]
     stages = [
         _Stage(
-            *(f"hint_{i}" if in_turn else "hint", "hint", turn, hint_epochs),
-            *(optimizers[i], _listed(callbacks) + _listed(hint_callbacks)),
-            judge_hint and BestWeights(*judge_hint),
+            name=f"hint_{i}" if in_turn else "hint",
+            stage="hint",
+            active_hints=turn,
+            epochs=hint_epochs,
+            optimizer=optimizers[i],
+            callbacks=_listed(callbacks) + _listed(hint_callbacks),
+            best=judge_hint and BestWeights(*judge_hint),
         )
         for i, turn in enumerate(turns)
     ]
     stages.append(
         _Stage(
-            *("kd", stage, everything, kd_epochs),
-            *(optimizers[-1], _listed(callbacks) + _listed(kd_callbacks)),
-            judge_kd and BestWeights(*judge_kd),
+            name="kd",
+            stage=stage,
+            active_hints=everything,
+            epochs=kd_epochs,
+            optimizer=optimizers[-1],
+            callbacks=_listed(callbacks) + _listed(kd_callbacks),
+            best=judge_kd and BestWeights(*judge_kd),
         )
     )
     if learning_rate_factor is not None:
