@@ -1,5 +1,6 @@
 """The two stages of FitNets one after the other."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,9 +200,10 @@ def _fit(
         settings = {
             "stage": stage.stage,
             "epochs": stage.epochs,
+            # A regressor's own layer is counted among the weights.
             "hints": [
-                [hint.member, hint.hint_layer, hint.guided_layer, hint.weight]
-                for hint in (distiller.hints[i] for i in stage.active_hints)
+                repr(dataclasses.replace(distiller.hints[i], regressor="auto"))
+                for i in stage.active_hints
             ],
             "weights": [[w.name, list(w.shape)] for w in distiller.weights],
             "teacher": distiller.teacher.fingerprint(),
