@@ -30,13 +30,8 @@ class BestWeights(keras.callbacks.EarlyStopping):
             setattr(self, name, value)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs = logs or {}
-        if self.monitor not in logs:
-            raise ValueError(
-                f"There is no '{self.monitor}' to judge the epochs by; the logs hold "
-                f"{sorted(logs)}. Pass one of them as `monitor`."
-            )
-        if not math.isnan(logs[self.monitor]):
+        # With `validation_freq` not every epoch has a value; NaN is never the best.
+        if not math.isnan((logs or {}).get(self.monitor, math.nan)):
             super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -141,7 +136,8 @@ class StageCheckpoint(keras.callbacks.Callback):
             },
             [] if best is None or self.done else best.best_weights or [],
         )
-        self._manager.save(self.epoch)
+        # The end has a number of its own: no checkpoint is written over.
+        self._manager.save(self.epoch + self.done)
 
 
 class _Bytes(tf.train.experimental.PythonState):
