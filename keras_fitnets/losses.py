@@ -197,8 +197,8 @@ def logits_of(outputs: Any, activation: str) -> Any:
     """
     kept = getattr(outputs, "_keras_logits", None)
     if kept is not None:
-        return _at_least_float32(kept)
-    outputs = _at_least_float32(outputs)
+        return at_least_float32(kept)
+    outputs = at_least_float32(outputs)
     tiny = 1e-37
     if activation == "softmax":
         return ops.log(ops.maximum(outputs, tiny))
@@ -257,14 +257,15 @@ def check_activation(activation: str) -> str:
     return activation
 
 
-def _at_least_float32(x: Any) -> Any:
+def at_least_float32(x: Any) -> Any:
+    """The tensor, in float32 if it was in less."""
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
 
 
 def _in_one_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-    y_true, y_pred = _at_least_float32(y_true), _at_least_float32(y_pred)
+    y_true, y_pred = at_least_float32(y_true), at_least_float32(y_pred)
     if len(y_true.shape) != len(y_pred.shape) or any(
         None not in pair and pair[0] != pair[1]
         for pair in zip(y_true.shape, y_pred.shape, strict=True)

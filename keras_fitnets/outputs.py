@@ -5,10 +5,10 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
-from keras import ops
 
 from keras_fitnets import activations
 from keras_fitnets import structure
+from keras_fitnets.losses import at_least_float32
 from keras_fitnets.losses import check_activation
 from keras_fitnets.losses import logits_of
 
@@ -26,8 +26,7 @@ class Reading(NamedTuple):
         """The output as logits, in float32 at least."""
         if not self.from_logits:
             return logits_of(output, self.activation)
-        wide = keras.backend.standardize_dtype(output.dtype) in ("float32", "float64")
-        return output if wide else ops.cast(output, "float32")
+        return at_least_float32(output)
 
 
 class Pairing(NamedTuple):

@@ -29,7 +29,6 @@ def mode_of(monitor: str, mode: str | None) -> str:
 def check(
     distiller: Any,
     x: Any,
-    y: Any,
     hint_epochs: int,
     kd_epochs: int,
     stage: str,
