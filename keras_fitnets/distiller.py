@@ -1,7 +1,7 @@
 """The train step of FitNets, as a `keras.Model`."""
 
+import inspect
 import types
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,8 +10,11 @@ from keras import ops
 
 from keras_fitnets import replicas
 from keras_fitnets import structure
+from keras_fitnets.data import check_data
 from keras_fitnets.hints import hint_pairs
 from keras_fitnets.labels import check_label_loss
+from keras_fitnets.multi_worker import FitsOnWorkers
+from keras_fitnets.multi_worker import step_results
 from keras_fitnets.objective import Objective
 from keras_fitnets.settings import Settings
 from keras_fitnets.teacher import Teacher
@@ -20,7 +23,7 @@ _TERMS = ("label_loss", "kd_loss", "hint_loss")
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
-class Distiller(Settings):
+class Distiller(FitsOnWorkers, Settings):
     """Trains a student on the hints and soft targets of a frozen teacher.
 
     The stages of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the label loss
@@ -129,6 +132,7 @@ class Distiller(Settings):
             activation=activation,
             from_logits=from_logits,
             temperature_squared=temperature_squared,
+            share=replicas.share,
         )
         self.regressors = self._objective.regressors
         self._start(temperature, lambda_, hint_weight, stage, learning_rate_factor)
@@ -144,6 +148,16 @@ class Distiller(Settings):
         rest = [] if self.stage == "hint" else compiled[1:]
         return [*compiled[:1], *terms, *rest]
 
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        check_data(self, **bound.arguments)
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
+        check_data(self, **bound.arguments)
+        return super().evaluate(*args, **kwargs)
+
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not self.optimizer.built:
@@ -151,18 +165,20 @@ class Distiller(Settings):
             self.optimizer.build(self.trainable_variables)
         lesson = self._objective.lesson(x, self.stage, self._wanted())
         with tf.GradientTape() as tape:
-            y_pred, terms, penalty = self._evaluate(x, y, sample_weight, lesson, True)
-            loss = replicas.share(terms["loss"], penalty, _batch_size(x))
-            loss = self.optimizer.scale_loss(loss)
+            y_pred, terms = self._evaluate(x, y, sample_weight, lesson, True)
+            loss = self.optimizer.scale_loss(terms["loss"])
         variables = self._objective.trainable_variables(self.stage, self._wanted())
-        self._apply(tape.gradient(loss, variables), variables)
-        return self._log(x, y, y_pred, sample_weight, terms, penalty)
+        gradients = tape.gradient(loss, variables)
+        self._apply(
+            replicas.gradients(gradients, _batch_size(x), self.optimizer), variables
+        )
+        return self._log(x, y, y_pred, sample_weight, terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         lesson = self._objective.lesson(x, self.stage, self._wanted())
-        y_pred, terms, penalty = self._evaluate(x, y, sample_weight, lesson, False)
-        return self._log(x, y, y_pred, sample_weight, terms, penalty)
+        y_pred, terms = self._evaluate(x, y, sample_weight, lesson, False)
+        return self._log(x, y, y_pred, sample_weight, terms)
 
     def compute_loss(
         self,
@@ -186,40 +202,6 @@ class Distiller(Settings):
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def save_assets(self, dir_path: str) -> None:
-        for i, member in enumerate(self.teacher.models):
-            member.save_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
-
-    def load_assets(self, dir_path: str) -> None:
-        for i, member in enumerate(self.teacher.models):
-            member.load_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
-
-    def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "teacher": serialize(self.teacher),
-            "student": serialize(self.student),
-            "hints": [serialize(hint) for hint in self.hints] or None,
-            "temperature": self.temperature,
-            "lambda_": self.lambda_,
-            "stage": self.stage,
-            "hint_weight": self.hint_weight,
-            "activation": self.activation,
-            "from_logits": self.from_logits,
-            "temperature_squared": self.temperature_squared,
-            "learning_rate_factor": self.learning_rate_factor,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Distiller":
-        deserialize = keras.saving.deserialize_keras_object
-        config = dict(config)
-        config["teacher"] = deserialize(config["teacher"])
-        config["student"] = deserialize(config["student"])
-        config["hints"] = config["hints"] and [deserialize(h) for h in config["hints"]]
-        return cls(**config)
-
     def _wanted(self) -> tuple[int, ...]:
         """The pairs that the stage uses."""
         return self._active_hints if self.stage == "hint" else _all(self.hints)
@@ -233,17 +215,21 @@ class Distiller(Settings):
 
     def _evaluate(
         self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
-    ) -> tuple[Any, dict[str, Any], Any]:
-        """The student's outputs; each term and the stage's "loss"; the penalties."""
+    ) -> tuple[Any, dict[str, Any]]:
+        """The student's outputs; each term and the stage's "loss", as shares."""
         self.check_labels(y)
-        objective, wanted = self._objective, self._wanted()
-        y_pred, regressed = objective.student(x, self.stage, wanted, training)
+        objective, wanted, samples = self._objective, self._wanted(), _batch_size(x)
+        layers = [self.student, *self.regressors]
+        state = [variable for layer in layers for variable in layer.variables]
+        with replicas.weighing(state, samples):
+            y_pred, regressed = objective.student(x, self.stage, wanted, training)
+            penalties = objective.penalties(self.stage, wanted)
         terms, weights = {}, {}
         # The label loss last: it would not say what is wrong with a sample weight.
         for term in reversed(self._terms()):
             if term == "label_loss":
-                # Keras has divided it by the number of replicas.
-                value = self._compile_loss(y, y_pred, sample_weight) * replicas.count()
+                label_loss = replicas.undivided(self._compile_loss, self.loss)
+                value = objective.label_loss(label_loss, y, y_pred, sample_weight)
                 weight = 1.0
             elif term == "kd_loss":
                 temperature = ops.convert_to_tensor(self._temperature)
@@ -254,12 +240,14 @@ class Distiller(Settings):
                 weight = 1.0 if self.stage == "hint" else self._hint_weight
             terms[term], weights[term] = value, weight
         dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
-        terms["loss"] = sum(
+        loss = sum(
             ops.cast(weight, dtype) * ops.cast(terms[term], dtype)
             for term, weight in weights.items()
         )
-        penalties = objective.penalties(self.stage, wanted)
-        return y_pred, terms, sum(ops.cast(ops.sum(p), dtype) for p in penalties)
+        if penalties:
+            penalty = sum(ops.cast(ops.sum(p), dtype) for p in penalties)
+            loss += replicas.share(penalty, samples)
+        return y_pred, {**terms, "loss": loss}
 
     def check_labels(self, y: Any) -> None:
         """Raise a ValueError if labels or label loss do not suit the stage."""
@@ -302,12 +290,11 @@ class Distiller(Settings):
         y_pred: Any,
         sample_weight: Any,
         terms: dict[str, Any],
-        penalty: Any,
     ) -> dict[str, Any]:
-        total = {**terms, "loss": terms["loss"] + penalty}
-        for metric in self.metrics[: len(total)]:
-            metric.update_state(total[metric.name], sample_weight=_batch_size(x))
-        return self.compute_metrics(x, y, y_pred, sample_weight)
+        means = replicas.everywhere(terms)
+        for metric in self.metrics[: len(means)]:
+            metric.update_state(means[metric.name], sample_weight=_batch_size(x))
+        return step_results(self.compute_metrics(x, y, y_pred, sample_weight))
 
 
 def _policy(student: keras.Model) -> Any:

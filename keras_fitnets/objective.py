@@ -1,5 +1,6 @@
 """From a batch to the losses of a stage: what a train step differentiates."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class Objective:
         student: the student network.
         hints: the `Hint` pairs.
         activation, from_logits, temperature_squared: as for `Distiller`.
+        share: from a mean over so many items of a part of a batch to its share of the
+            mean over the whole batch; the losses of the parts add up to the batch's.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Objective:
         activation: Any,
         from_logits: bool | str,
         temperature_squared: bool,
+        share: Callable[[Any, Any], Any],
     ) -> None:
+        self._share = share
         self._teacher = teacher
         self._student = student
         self._hints = hints
@@ -106,6 +111,15 @@ class Objective:
         ]
         return outputs, regressed
 
+    def label_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any) -> Any:
+        """The first term of Eq. 2: what `compile` was given, a mean over samples."""
+        flat = keras.tree.flatten(outputs)
+        items = ops.shape(flat[0])[0]
+        # Keras returns one number for all outputs: they can be weighed only as one.
+        if len(flat) == 1 and mask_of(flat[0]) is not None:
+            items = ops.sum(ops.cast(mask_of(flat[0]), "int32"))
+        return self._share(loss(y, outputs, sample_weight), items)
+
     def kd_loss(
         self, lesson: Lesson, outputs: Any, temperature: Any, sample_weight: Any
     ) -> Any:
@@ -129,7 +143,7 @@ class Objective:
                 pairing.activation,
                 temperature_squared=self._temperature_squared,
             )
-            losses.append(_mean(values, weights[i], mask_of(flat[i])))
+            losses.append(self._mean(values, weights[i], mask_of(flat[i])))
         return sum(_in_widest_dtype(losses))
 
     def hint_loss(
@@ -147,7 +161,7 @@ class Objective:
         losses = []
         for i, prediction in zip(wanted, regressed, strict=True):
             hint = lesson.hints[i]
-            pair = _mean(hint_loss(hint, prediction, mask_of(hint)), weight)
+            pair = self._mean(hint_loss(hint, prediction, mask_of(hint)), weight)
             losses.append(self._hints[i].weight * pair)
         return sum(_in_widest_dtype(losses))
 
@@ -172,6 +186,17 @@ class Objective:
     def guided_variables(self, wanted: Sequence[int]) -> list[Any]:
         """The student's trainable variables up to its guided layers."""
         return self._features.trainable_variables(wanted)
+
+    def _mean(self, values: Any, weight: Any = None, mask: Any = None) -> Any:
+        """The mean over samples, and over those time steps that the mask leaves."""
+        count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
+        if mask is not None:
+            mask = ops.cast(_aligned(mask, values), values.dtype)
+            count = ops.sum(mask * ops.ones_like(values))
+            values = zeroed(values, ops.cast(mask, "bool"))
+        if weight is not None:
+            values = values * ops.cast(_aligned(weight, values), values.dtype)
+        return self._share(ops.divide_no_nan(ops.sum(values), count), count)
 
 
 def _common_inputs(networks: Sequence[keras.Model]) -> Any:
@@ -233,18 +258,6 @@ def _regressor(
 def _in_widest_dtype(tensors: list[Any]) -> list[Any]:
     dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
     return [ops.cast(tensor, dtype) for tensor in tensors]
-
-
-def _mean(values: Any, weight: Any = None, mask: Any = None) -> Any:
-    """The mean over samples, and over those time steps that the mask leaves."""
-    count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
-    if mask is not None:
-        mask = ops.cast(_aligned(mask, values), values.dtype)
-        count = ops.sum(mask * ops.ones_like(values))
-        values = zeroed(values, ops.cast(mask, "bool"))
-    if weight is not None:
-        values = values * ops.cast(_aligned(weight, values), values.dtype)
-    return ops.divide_no_nan(ops.sum(values), count)
 
 
 def _aligned(weight: Any, values: Any) -> Any:

@@ -1,8 +1,17 @@
-"""What a train step must know of `tf.distribute`: shares, and updates of variables."""
+"""What a train step must know of `tf.distribute`: shares of means, and variables.
 
+Every replica holds a part of the global batch, which may be smaller than another's,
+or empty. What a replica contributes is its share of the mean over the whole batch, so
+that the sums over the replicas are what one device would have.
+"""
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -11,19 +20,110 @@ def count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def share(loss: tf.Tensor, penalty: Any, samples: tf.Tensor) -> tf.Tensor:
-    """This replica's part of the global batch's loss; tf.distribute adds them up.
+def everywhere(values: Any) -> Any:
+    """The sums over the replicas of a structure of tensors."""
+    if count() == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce("SUM", values)
+
+
+def share(mean: Any, items: Any) -> Any:
+    """What a mean over some items here adds to the mean over those of all replicas.
 
     Args:
-        loss: a mean over this replica's samples, a scalar.
-        penalty: what does not depend on the samples, a scalar.
+        mean: a scalar; anything, even NaN, where there are no items.
+        items: how many there are on this replica, a scalar.
+    """
+    if count() == 1:
+        return mean
+    items = tf.cast(items, mean.dtype)
+    part = tf.math.divide_no_nan(items, everywhere(items))
+    return tf.where(items > 0, mean * part, tf.zeros_like(mean))
+
+
+def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., Any]:
+    """A compiled loss as the mean over this replica's samples alone.
+
+    Keras divides a loss that is a mean by the number of replicas; one that is no mean
+    it does not, and what its parts should add up to cannot be told.
+
+    Raises:
+        ValueError: if one of several replicas has a loss that is no mean.
+    """
+    if count() == 1:
+        return compiled_loss
+    for loss in keras.tree.flatten(losses):
+        reduction = getattr(loss, "reduction", "mean")
+        if reduction not in ("sum_over_batch_size", "mean"):
+            raise ValueError(
+                f"On {count()} replicas a label loss must be a mean over the samples; "
+                f"{loss!r} has reduction={reduction!r}. Leave `reduction` at its "
+                "default, and scale the loss by `loss_weights` if it should be larger."
+            )
+
+    def loss(y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        outputs = keras.tree.flatten(y_pred)
+        if len(outputs) > 1 and any(hasattr(o, "_keras_mask") for o in outputs):
+            raise ValueError(
+                f"The label loss of {len(outputs)} outputs with masks cannot be shared "
+                f"by {count()} replicas, which hold different numbers of time steps: "
+                "Keras gives one mean for all outputs. Train on one device, or "
+                "compile without a label loss."
+            )
+        return compiled_loss(y, y_pred, sample_weight) * count()
+
+    return loss
+
+
+@contextlib.contextmanager
+def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
+    """Give what layers assign to their variables inside the weight of its samples.
+
+    Moving statistics are averaged over the replicas: plainly, a replica of one sample
+    would count as much as a full one, and an empty one would make them NaN.
+
+    Args:
+        variables: all that layers may read or assign.
         samples: how many there are on this replica, a scalar.
     """
     if count() == 1:
-        return loss + penalty
-    samples = tf.cast(samples, loss.dtype)
-    everywhere = tf.distribute.get_replica_context().all_reduce("SUM", samples)
-    return loss * tf.math.divide_no_nan(samples, everywhere) + penalty / count()
+        yield
+        return
+    before = [(variable, variable.value) for variable in variables]
+    with keras.StatelessScope(before, collect_losses=True) as scope:
+        given = {id(v): scope.get_current_value(v) for v in variables}
+        yield
+    for variable, old in before:
+        new = scope.get_current_value(variable)
+        if new is given[id(variable)]:
+            continue
+        if variable.aggregation == "mean" and new.dtype.is_floating:
+            new = old + share(new - old, samples) * count()
+        variable.assign(new)
+
+
+def gradients(own: Sequence[Any], samples: Any, optimizer: Any) -> list[Any]:
+    """Gradients as an optimizer can take them that adds up those of all replicas.
+
+    Those of an empty replica are zero. An optimizer that clips or scales looks at each
+    replica's gradients before it adds them up: it is given their sum on the first one,
+    and zeros on the others (NaN where the sum is not finite, so that all agree on it).
+    """
+    if count() == 1:
+        return list(own)
+
+    def if_any(gradient: tf.Tensor) -> tf.Tensor:
+        return tf.where(samples > 0, gradient, tf.zeros_like(gradient))
+
+    own = _on_floats(if_any, own)
+    if not _looks_at_gradients(optimizer):
+        return own
+    context = tf.distribute.get_replica_context()
+    reached = [gradient for gradient in own if gradient is not None]
+    sums = iter(context.all_reduce("SUM", reached))
+    whole = [None if gradient is None else next(sums) for gradient in own]
+    first = tf.equal(context.replica_id_in_sync_group, 0)
+    return _on_floats(lambda gradient: gradient * tf.cast(first, gradient.dtype), whole)
 
 
 def step_back(variables: Sequence[Any], before: Sequence[Any], factor: float) -> None:
@@ -44,3 +144,20 @@ def step_back(variables: Sequence[Any], before: Sequence[Any], factor: float) ->
 
     context = tf.distribute.get_replica_context()
     context.merge_call(on_all_replicas, args=(before,))
+
+
+def _looks_at_gradients(optimizer: Any) -> bool:
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return True
+    limits = (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue)
+    return any(limit is not None for limit in limits)
+
+
+def _on_floats(function: Any, tensors: Sequence[Any]) -> list[Any]:
+    """A function on each tensor, and on the values alone of sparse gradients."""
+
+    def apply(tensor: tf.Tensor) -> tf.Tensor:
+        known = tensor is not None and tensor.dtype.is_floating
+        return function(tensor) if known else tensor
+
+    return tf.nest.map_structure(apply, list(tensors), expand_composites=True)

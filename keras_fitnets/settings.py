@@ -1,5 +1,6 @@
-"""What can be read and assigned on a Distiller, and how a traced step gets to know."""
+"""What can be read, assigned and saved of a Distiller, and what a traced step sees."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -146,6 +147,40 @@ class Settings(keras.Model):
             )
         self._learning_rate_factor = value
         self._forget_steps()
+
+    def save_assets(self, dir_path: str) -> None:
+        for i, member in enumerate(self.teacher.models):
+            member.save_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def load_assets(self, dir_path: str) -> None:
+        for i, member in enumerate(self.teacher.models):
+            member.load_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "teacher": serialize(self.teacher),
+            "student": serialize(self.student),
+            "hints": [serialize(hint) for hint in self.hints] or None,
+            "temperature": self.temperature,
+            "lambda_": self.lambda_,
+            "stage": self.stage,
+            "hint_weight": self.hint_weight,
+            "activation": self.activation,
+            "from_logits": self.from_logits,
+            "temperature_squared": self.temperature_squared,
+            "learning_rate_factor": self.learning_rate_factor,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Settings":
+        deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
+        config["teacher"] = deserialize(config["teacher"])
+        config["student"] = deserialize(config["student"])
+        config["hints"] = config["hints"] and [deserialize(h) for h in config["hints"]]
+        return cls(**config)
 
     def _scalar(self, name: str) -> Any:
         return self.add_weight(
