@@ -6,9 +6,10 @@ from typing import Any
 import keras
 
 from keras_fitnets.losses import check_number
+from keras_fitnets.numerics import not_finite
 
 
-class _Annealing(keras.callbacks.Callback):
+class Annealing(keras.callbacks.Callback):
     """A number of the model that follows a function of the epoch."""
 
     argument: str
@@ -40,6 +41,10 @@ class _Annealing(keras.callbacks.Callback):
         """The value in an epoch, counted from 0."""
         return float(self._schedule(epoch))
 
+    def values(self, epochs: int) -> list[float]:
+        """The values in so many epochs."""
+        return [self.value(epoch) for epoch in range(epochs)]
+
     def set_model(self, model: Any) -> None:
         if not hasattr(model, self.argument):
             raise TypeError(
@@ -58,7 +63,7 @@ class _Annealing(keras.callbacks.Callback):
             logs[self.log] = getattr(self.model, self.argument)
 
 
-class LambdaAnnealing(_Annealing):
+class LambdaAnnealing(Annealing):
     """Anneals λ, the weight of the soft targets, over the epochs.
 
     `λ(epoch) = start + (end - start) · (epoch - delay) / (epochs - 1)`, held at
@@ -91,7 +96,7 @@ class LambdaAnnealing(_Annealing):
     sign = "non-negative"
 
 
-class TemperatureAnnealing(_Annealing):
+class TemperatureAnnealing(Annealing):
     """Anneals τ, the relaxation of the soft targets, over the epochs.
 
     As `LambdaAnnealing` does λ. The value stands in the logs as `temperature`.
@@ -116,6 +121,62 @@ class TemperatureAnnealing(_Annealing):
     argument = "temperature"
     log = "temperature"
     sign = "positive"
+
+
+class CheckNumerics(keras.callbacks.Callback):
+    """Stops training at the first NaN or infinity, and says where it came from.
+
+    While it is there each step looks at the data, the outputs of teacher and student,
+    the hints, every term of the loss and the gradients. A step with a number that is
+    not finite changes no weight: the student, the optimizer and any checkpoint are as
+    they were before it. It costs a copy of the weights and a pass over those tensors;
+    without it nothing is done.
+
+    Raises:
+        TypeError: when it is given to a model that is no `Distiller`.
+        FloatingPointError: while training, naming the step, where such numbers
+            were, in the order in which they are computed, and weights that hold them.
+
+    Example:
+
+    >>> callbacks = [CheckNumerics()]  # for `fit` or `fit_stagewise`
+    """
+
+    def set_model(self, model: Any) -> None:
+        if not hasattr(model, "check_numerics"):
+            raise TypeError(
+                "CheckNumerics watches a keras_fitnets.Distiller; it was given to "
+                f"{model!r}. Use keras.callbacks.TerminateOnNaN there."
+            )
+        super().set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.model.check_numerics = True
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        found = self.model.first_not_finite
+        if found is None:
+            return
+        step, places = found
+        self.model.check_numerics = False
+        networks = [self.model, *self.model.teacher.models]
+        weights = [
+            weight.path for network in networks for weight in not_finite(network)
+        ]
+        raise FloatingPointError(
+            f'Step {step} of stage "{self.model.stage}" (epoch {self._epoch + 1}) met '
+            f"NaN or infinity: first in the {places[0]}"
+            + (f", then in {', '.join(places[1:])}" if places[1:] else "")
+            + (f". Weights that hold it: {', '.join(weights)}" if weights else "")
+            + ". The step was undone: no weight and no checkpoint has changed by it. "
+            "Mend what is named, or lower the learning rate if it is the gradients."
+        )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model.check_numerics = False
 
 
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):

@@ -15,11 +15,11 @@ from keras_fitnets.hints import hint_pairs
 from keras_fitnets.labels import check_label_loss
 from keras_fitnets.multi_worker import FitsOnWorkers
 from keras_fitnets.multi_worker import step_results
+from keras_fitnets.numerics import Watch
+from keras_fitnets.objective import TERMS
 from keras_fitnets.objective import Objective
 from keras_fitnets.settings import Settings
 from keras_fitnets.teacher import Teacher
-
-_TERMS = ("label_loss", "kd_loss", "hint_loss")
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -123,8 +123,9 @@ class Distiller(FitsOnWorkers, Settings):
         self.supports_jit = all(_supports_jit(member) for member in teacher.models)
         # A mapping that Keras does not track: checkpoints need no running means.
         self._trackers = types.MappingProxyType(
-            {name: keras.metrics.Mean(name=name) for name in _TERMS}
+            {name: keras.metrics.Mean(name=name) for name in TERMS}
         )
+        self._watch = Watch()
         self._objective = Objective(
             teacher,
             student,
@@ -163,15 +164,26 @@ class Distiller(FitsOnWorkers, Settings):
         if not self.optimizer.built:
             # On all that any stage trains, so that stages can change under it.
             self.optimizer.build(self.trainable_variables)
+        optimizer, state = self.optimizer, [*self._state(), *self.optimizer.variables]
+        before = self._watch.before(state)
         lesson = self._objective.lesson(x, self.stage, self._wanted())
         with tf.GradientTape() as tape:
             y_pred, terms = self._evaluate(x, y, sample_weight, lesson, True)
-            loss = self.optimizer.scale_loss(terms["loss"])
+            loss = optimizer.scale_loss(terms["loss"])
         variables = self._objective.trainable_variables(self.stage, self._wanted())
         gradients = tape.gradient(loss, variables)
-        self._apply(
-            replicas.gradients(gradients, _batch_size(x), self.optimizer), variables
-        )
+        self._apply(replicas.gradients(gradients, _batch_size(x), optimizer), variables)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        places = {
+            "data": data,
+            "teacher's outputs": lesson.outputs,
+            "hints": lesson.hints,
+            "student's outputs": y_pred,
+            **terms,
+            # Loss scaling searches for its scale by gradients that overflow.
+            "gradients": None if scaled else gradients,
+        }
+        self._watch.after(optimizer.iterations, places, state, before)
         return self._log(x, y, y_pred, sample_weight, terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -213,15 +225,18 @@ class Distiller(FitsOnWorkers, Settings):
         labels = ["label_loss"] if self.loss is not None else []
         return [*labels, "kd_loss", *(["hint_loss"] if self.stage == "joint" else [])]
 
+    def _state(self) -> list[Any]:
+        """All variables that a step may change, but for the optimizer's."""
+        layers = [self.student, *self.regressors]
+        return [variable for layer in layers for variable in layer.variables]
+
     def _evaluate(
         self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
     ) -> tuple[Any, dict[str, Any]]:
         """The student's outputs; each term and the stage's "loss", as shares."""
         self.check_labels(y)
         objective, wanted, samples = self._objective, self._wanted(), _batch_size(x)
-        layers = [self.student, *self.regressors]
-        state = [variable for layer in layers for variable in layer.variables]
-        with replicas.weighing(state, samples):
+        with replicas.weighing(self._state(), samples):
             y_pred, regressed = objective.student(x, self.stage, wanted, training)
             penalties = objective.penalties(self.stage, wanted)
         terms, weights = {}, {}
@@ -281,7 +296,10 @@ class Distiller(FitsOnWorkers, Settings):
         before = [tf.identity(variable.value) for variable in slow]
         self.optimizer.apply(gradients, variables)
         if slow:
-            replicas.step_back(slow, before, self.learning_rate_factor)
+            # This slows any optimizer; scaled gradients would not slow Adam or
+            # RMSprop, which divide them by their own size.
+            factor = self.learning_rate_factor
+            replicas.revise(slow, before, lambda old, new: old + factor * (new - old))
 
     def _log(
         self,

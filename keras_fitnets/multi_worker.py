@@ -7,6 +7,7 @@ fails under MirroredStrategy when the first batch is shared out unevenly.) When 
 mends both, `tests/test_multi_worker.py` says so, and this module can go.
 """
 
+import zlib
 from typing import Any
 
 import keras
@@ -16,7 +17,9 @@ import tensorflow as tf
 class FitsOnWorkers(keras.Model):
     """A `keras.Model` whose `fit` runs in several processes."""
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
         """Build on the part of a batch that is here, rather than on a mean of parts."""
         if iterator is not None and self._distribute_strategy is not None:
             local = self.distribute_strategy.experimental_local_results
@@ -28,10 +31,48 @@ class FitsOnWorkers(keras.Model):
         super()._maybe_symbolic_build(data_batch=data_batch)
 
 
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one of several that writes to disk."""
+    if not _in_several_processes(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    first_worker = resolver.task_type == "worker" and resolver.task_id == 0
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" if has_chief else first_worker
+
+
+def check_agreement(
+    strategy: tf.distribute.Strategy, seen: Any, directory: str
+) -> None:
+    """Compare what the processes have found on disk.
+
+    Raises:
+        ValueError: in each of them, if they have not found the same.
+    """
+    if not _in_several_processes(strategy):
+        return
+    digest = zlib.crc32(str(seen).encode())
+    found = strategy.gather(
+        strategy.experimental_distribute_values_from_function(
+            lambda _: tf.constant([digest], "int64")
+        ),
+        axis=0,
+    )
+    if len(set(found.numpy())) > 1:
+        raise ValueError(
+            f"The workers do not see the same checkpoints; this one sees {seen} in "
+            f"'{directory}'. Give all of them one `checkpoint_dir` on a file system "
+            "that they share, and start all of them anew after one was killed."
+        )
+
+
 def step_results(logs: dict[str, Any]) -> dict[str, Any]:
     """A step's logs, with the axis along which Keras averages them over the workers."""
-    strategy = tf.distribute.get_strategy()
-    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    if not (several and strategy.extended._in_multi_worker_mode()):
+    if not _in_several_processes(tf.distribute.get_strategy()):
         return logs
     return keras.tree.map_structure(lambda log: tf.expand_dims(log, 0), logs)
+
+
+def _in_several_processes(strategy: tf.distribute.Strategy) -> bool:
+    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multi_worker and len(strategy.cluster_resolver.cluster_spec().as_dict()) > 0

@@ -21,6 +21,8 @@ from keras_fitnets.outputs import pair_outputs
 from keras_fitnets.teacher import Teacher
 from keras_fitnets.teacher import TeacherPass
 
+TERMS = ("label_loss", "kd_loss", "hint_loss")
+
 
 class Lesson(NamedTuple):
     """What the teacher says of a batch.

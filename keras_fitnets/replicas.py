@@ -52,12 +52,12 @@ def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., A
     """
     if count() == 1:
         return compiled_loss
-    for loss in keras.tree.flatten(losses):
-        reduction = getattr(loss, "reduction", "mean")
+    for one in keras.tree.flatten(losses):
+        reduction = getattr(one, "reduction", "mean")
         if reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
                 f"On {count()} replicas a label loss must be a mean over the samples; "
-                f"{loss!r} has reduction={reduction!r}. Leave `reduction` at its "
+                f"{one!r} has reduction={reduction!r}. Leave `reduction` at its "
                 "default, and scale the loss by `loss_weights` if it should be larger."
             )
 
@@ -126,24 +126,31 @@ def gradients(own: Sequence[Any], samples: Any, optimizer: Any) -> list[Any]:
     return _on_floats(lambda gradient: gradient * tf.cast(first, gradient.dtype), whole)
 
 
-def step_back(variables: Sequence[Any], before: Sequence[Any], factor: float) -> None:
-    """Leave of the step that the variables have made only its `factor` part.
+def revise(
+    variables: Sequence[Any],
+    before: Sequence[Any],
+    revised: Callable[..., Any],
+    *args: Any,
+) -> None:
+    """Set variables to `revised(old, new, *args)`, on all replicas.
 
-    This scales the step of any optimizer; scaled gradients would not, since Adam and
-    RMSprop divide them by their own size.
+    Args:
+        variables: the variables, with their new values.
+        before: a tensor for each, its old value.
+        revised: gives the value that each should have.
+        *args: tensors that are the same on every replica.
     """
 
-    def on_all_replicas(strategy: Any, before: Sequence[Any]) -> None:
+    def everywhere(strategy: Any, before: Sequence[Any], *args: Any) -> None:
         for variable, old in zip(variables, before, strict=True):
             strategy.extended.update(
                 variable.value,
-                lambda new, old: new.assign(old + factor * (new - old)),
-                args=(old,),
+                lambda new, old, *args: new.assign(revised(old, new, *args)),
+                args=(old, *args),
                 group=False,
             )
 
-    context = tf.distribute.get_replica_context()
-    context.merge_call(on_all_replicas, args=(before,))
+    tf.distribute.get_replica_context().merge_call(everywhere, args=(before, *args))
 
 
 def _looks_at_gradients(optimizer: Any) -> bool:

@@ -133,6 +133,23 @@ class Settings(keras.Model):
         self._forget_steps()
 
     @property
+    def check_numerics(self) -> bool:
+        """Whether steps look for NaN and infinity; `CheckNumerics` switches it."""
+        return self._watch.on
+
+    @check_numerics.setter
+    def check_numerics(self, value: bool) -> None:
+        self._watch.forget()
+        if value != self._watch.on:
+            self._watch.on = value
+            self._forget_steps()
+
+    @property
+    def first_not_finite(self) -> tuple[int, list[str]] | None:
+        """The first step with NaN or infinity that was looked at, and the places."""
+        return self._watch.first()
+
+    @property
     def learning_rate_factor(self) -> float:
         """The factor on the steps of the layers that stage 1 trains."""
         return self._learning_rate_factor

@@ -7,8 +7,10 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+import tensorflow as tf
 
 from keras_fitnets import preflight
+from keras_fitnets.callbacks import Annealing
 from keras_fitnets.checkpoints import BestWeights
 from keras_fitnets.checkpoints import StageCheckpoint
 from keras_fitnets.distiller import Distiller
@@ -82,9 +84,10 @@ def fit_stagewise(
         validation_data: as for `fit`.
         callbacks: for both stages.
         checkpoint_dir: a directory from which the same call goes on after it was
-            interrupted. A checkpoint is written after each epoch; one of other
-            networks, hints, epochs, optimizers, λ or τ is refused. Callbacks of your
-            own start anew.
+            interrupted, even killed. A checkpoint is written after each epoch; one of
+            other networks, hints, epochs, optimizers, λ, τ or schedules is refused.
+            Of your own callbacks it holds the attributes that are numbers, strings
+            or arrays. Several workers need one that they share.
         stage: what stage 2 is, `"kd"` or `"joint"`.
         in_turn: train the hint pairs of stage 1 one after the other, rather than all
             together.
@@ -195,38 +198,65 @@ def _fit(
     if stage.epochs == 0:
         return history
     callbacks = [*stage.callbacks, *([stage.best] if stage.best else [])]
-    checkpoint = None
-    if checkpoint_dir is not None:
-        settings = {
-            "stage": stage.stage,
-            "epochs": stage.epochs,
-            # A regressor's own layer is counted among the weights.
-            "hints": [
-                repr(dataclasses.replace(distiller.hints[i], regressor="auto"))
-                for i in stage.active_hints
-            ],
-            "weights": [[w.name, list(w.shape)] for w in distiller.weights],
-            "teacher": distiller.teacher.fingerprint(),
-            "optimizer": type(stage.optimizer).__name__,
-            **_described(stage.optimizer),
-            **distiller.initial,
-        }
-        checkpoint = StageCheckpoint(
-            Path(checkpoint_dir) / stage.name, distiller, stage.best, settings
-        )
-        checkpoint.restore()
-        history.history = {name: list(log) for name, log in checkpoint.logs.items()}
-        history.epoch = list(range(checkpoint.epoch))
-        callbacks.append(checkpoint)
-    start = checkpoint.epoch if checkpoint else 0
-    if not (checkpoint and checkpoint.done):
+    if checkpoint_dir is None:
+        return distiller.fit(**kwargs, epochs=stage.epochs, callbacks=callbacks)
+    settings = _identity(distiller, stage, kwargs)
+    directory = Path(checkpoint_dir) / stage.name
+    checkpoint = StageCheckpoint(directory, distiller, callbacks, settings)
+    checkpoint.restore()
+    history.history = {name: list(log) for name, log in checkpoint.logs.items()}
+    history.epoch = list(range(checkpoint.epoch))
+    if not checkpoint.done:
+        # A stage that was stopped early has only its end before it.
+        epochs = checkpoint.epoch if checkpoint.stopped else stage.epochs
         now = distiller.fit(
-            **kwargs, epochs=stage.epochs, initial_epoch=start, callbacks=callbacks
+            **kwargs,
+            epochs=epochs,
+            initial_epoch=checkpoint.epoch,
+            callbacks=[*callbacks, checkpoint],
         )
         history = _joined([history, now])
-        if checkpoint:
-            checkpoint.finish()
+        checkpoint.finish()
     return history
+
+
+def _identity(
+    distiller: Distiller, stage: _Stage, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """What a run must have in common with the one that it goes on from."""
+    schedules = {
+        f"{callback.log} in the epochs": callback.values(stage.epochs)
+        for callback in stage.callbacks
+        if isinstance(callback, Annealing)
+    }
+    return {
+        "stage": stage.stage,
+        "epochs": stage.epochs,
+        # A regressor's own layer is counted among the weights.
+        "hints": [
+            repr(dataclasses.replace(distiller.hints[i], regressor="auto"))
+            for i in stage.active_hints
+        ],
+        "weights": [[w.name, list(w.shape)] for w in distiller.weights],
+        "teacher": distiller.teacher.fingerprint(),
+        "optimizer": type(stage.optimizer).__name__,
+        **_described(stage.optimizer),
+        **distiller.initial,
+        **schedules,
+        "learning_rate_factor": distiller.learning_rate_factor,
+        "monitor": stage.best and stage.best.monitor,
+        "batch_size": kwargs.get("batch_size"),
+        "size of the data": _size(kwargs["x"]),
+    }
+
+
+def _size(x: Any) -> Any:
+    """The number of samples, or of batches in a dataset, as far as it is known."""
+    if isinstance(x, tf.data.Dataset):
+        return int(x.cardinality())
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches
+    return [len(array) for array in keras.tree.flatten(x)]
 
 
 def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
