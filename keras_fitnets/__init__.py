@@ -1,6 +1,7 @@
 """Thin, deep, fast Keras networks out of wide ones: FitNet hints and distillation."""
 
 from keras_fitnets import datasets
+from keras_fitnets.callbacks import CheckNumerics
 from keras_fitnets.callbacks import LambdaAnnealing
 from keras_fitnets.callbacks import StudentCheckpoint
 from keras_fitnets.callbacks import TemperatureAnnealing
@@ -14,10 +15,12 @@ from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
 from keras_fitnets.stagewise import StagewiseHistory
 from keras_fitnets.stagewise import fit_stagewise
+from keras_fitnets.strategy import strategy
 from keras_fitnets.teacher import Teacher
 from keras_fitnets.version import __version__
 
 __all__ = [
+    "CheckNumerics",
     "Distiller",
     "Hint",
     "HintLoss",
@@ -34,4 +37,5 @@ __all__ = [
     "fit_stagewise",
     "hint_loss",
     "soft_target_crossentropy",
+    "strategy",
 ]

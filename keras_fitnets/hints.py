@@ -55,8 +55,9 @@ class Hint:
                     f"nested models; received {path!r}."
                 )
         check_number("weight", self.weight, "positive")
-        named = self.regressor in ("auto", "conv", "dense")
-        if not named and not isinstance(self.regressor, keras.layers.Layer):
+        word = isinstance(self.regressor, str)
+        known = word and self.regressor in ("auto", "conv", "dense")
+        if not known and not isinstance(self.regressor, keras.layers.Layer):
             raise ValueError(
                 '`regressor` must be "auto", "conv", "dense" or a Keras layer; '
                 f"received {self.regressor!r}."

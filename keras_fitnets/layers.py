@@ -17,12 +17,12 @@ class Maxout(keras.layers.Layer):
 
     Args:
         pieces: how many parts compete, at least 1.
-        axis: the axis of the channels or units.
+        axis: the axis of the channels or units; 0 is the batch.
         **kwargs: as for `keras.layers.Layer`.
 
     Raises:
         ValueError: if `pieces` is no positive integer, or does not divide the
-            number of channels.
+            number of channels, or if there is no such `axis`.
 
     Example:
 
@@ -36,6 +36,11 @@ class Maxout(keras.layers.Layer):
     def __init__(self, pieces: int = 2, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pieces = _check_pieces(pieces)
+        if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
+            raise ValueError(
+                "`axis` must be the position of the channels, an integer other than 0, "
+                f"which is the batch; received {axis!r}. The last one is -1."
+            )
         self.axis = axis
         self.supports_masking = True
 
@@ -51,6 +56,11 @@ class Maxout(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         shape = list(input_shape)
+        if not -len(shape) < self.axis < len(shape):
+            raise ValueError(
+                f"Maxout layer '{self.name}' with `axis` {self.axis} has no such axis "
+                f"behind the batch; received {tuple(input_shape)}. The last one is -1."
+            )
         channels = shape[self.axis]
         if channels is None or channels % self.pieces:
             raise ValueError(
@@ -113,24 +123,23 @@ class HintRegressor(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.target_shape = _check_target_shape(target_shape)
-        if kind not in ("auto", "conv", "dense"):
+        if not isinstance(kind, str) or kind not in ("auto", "conv", "dense"):
             raise ValueError(
                 f'`kind` must be "auto", "conv" or "dense"; received {kind!r}.'
             )
         self.kind = kind
-        if isinstance(activation, dict):
-            activation = keras.saving.deserialize_keras_object(activation)
-        self.activation = keras.activations.get(activation)
+        self.activation = _activation(activation)
         self.pieces = pieces if pieces is None else _check_pieces(pieces)
         if pieces is not None and self.activation is not keras.activations.linear:
             raise ValueError(
                 "A maxout regressor has no other non-linearity; received "
                 f"pieces={pieces} and activation={activation!r}. Leave one out."
             )
-        own = data_format or keras.config.image_data_format()
-        self.data_format = _check_data_format("data_format", own)
+        self.data_format = _check_data_format(
+            "data_format", data_format, keras.config.image_data_format()
+        )
         self.target_data_format = _check_data_format(
-            "target_data_format", target_data_format or own
+            "target_data_format", target_data_format, self.data_format
         )
         self._steps: list[keras.layers.Layer] = []
 
@@ -141,6 +150,7 @@ class HintRegressor(keras.layers.Layer):
         for step in steps:
             step.build(shape)
             shape = step.compute_output_shape(shape)
+        self._check_activation()
         self._steps = steps
 
     def call(self, inputs: Any) -> Any:
@@ -161,6 +171,21 @@ class HintRegressor(keras.layers.Layer):
             "data_format": self.data_format,
             "target_data_format": self.target_data_format,
         }
+
+    def _check_activation(self) -> None:
+        """Refuse what is no elementwise function, such as a GLU or a Dense layer."""
+        shape = (None, *self.target_shape)
+        layer = isinstance(self.activation, keras.layers.Layer)
+        try:
+            given = keras.KerasTensor(shape, dtype=self.compute_dtype)
+            # A Lambda calls on a symbolic tensor what is no layer.
+            call = self.activation if layer else keras.layers.Lambda(self.activation)
+            fits = tuple(call(given).shape) == shape
+        except Exception as error:
+            raise ValueError(_about_activation(self.activation, str(error))) from error
+        if not fits or (layer and self.activation.weights):
+            reason = "it has weights, or gives another shape"
+            raise ValueError(_about_activation(self.activation, reason))
 
     def _is_conv(self, guided: tuple[Any, ...]) -> bool:
         possible = len(guided) == len(self.target_shape) and 2 <= len(guided) <= 4
@@ -258,27 +283,48 @@ def _check_pieces(pieces: int) -> int:
 
 def _check_target_shape(shape: Any) -> tuple[Any, ...]:
     try:
-        shape = tuple(shape)
+        dimensions = () if isinstance(shape, (dict, set, bytes)) else tuple(shape)
     except TypeError:
-        shape = (shape, "not a sequence")
-    if not shape or any(
+        dimensions = ()
+    if not dimensions or any(
         d is not None and (isinstance(d, bool) or not isinstance(d, int) or d < 1)
-        for d in shape
+        for d in dimensions
     ):
         raise ValueError(
             "`target_shape` must hold the hint's dimensions without the batch, each a "
-            f"positive integer or None; received {shape}. For example (8, 8, 64)."
+            f"positive integer or None; received {shape!r}. For example (8, 8, 64)."
         )
-    return shape
+    return dimensions
 
 
-def _check_data_format(argument: str, data_format: str) -> str:
-    if data_format not in ("channels_last", "channels_first"):
+def _check_data_format(argument: str, data_format: Any, default: str) -> str:
+    known = ("channels_last", "channels_first")
+    if data_format is None:
+        return default
+    if not isinstance(data_format, str) or data_format not in known:
         raise ValueError(
             f'`{argument}` must be "channels_last", "channels_first" or None; '
             f"received {data_format!r}."
         )
     return data_format
+
+
+def _activation(identifier: Any) -> Any:
+    """The function, or the layer, that an activation is given as."""
+    try:
+        if isinstance(identifier, dict):
+            identifier = keras.saving.deserialize_keras_object(identifier)
+        return keras.activations.get(identifier)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(_about_activation(identifier, "there is none")) from error
+
+
+def _about_activation(activation: Any, reason: str) -> str:
+    return (
+        "`activation` must be the name of a Keras activation, a function of a tensor "
+        "that keeps its shape, or a layer without weights; received "
+        f'{activation!r}: {reason}. For example "relu", or None.'
+    )
 
 
 def _serialized(activation: Any) -> Any:

@@ -59,8 +59,10 @@ def soft_target_crossentropy(
     if activation == "softmax":
         loss = -ops.sum(ops.softmax(teacher) * ops.log_softmax(student), axis=-1)
     else:
-        unit = ops.softplus(student) - ops.sigmoid(teacher) * student
-        loss = ops.mean(unit, axis=-1)
+        # A difference of two large numbers would lose what a confident unit has left.
+        on = ops.sigmoid(teacher) * ops.softplus(-student)
+        off = ops.sigmoid(-teacher) * ops.softplus(student)
+        loss = ops.mean(on + off, axis=-1)
     return loss * temperature**2 if temperature_squared else loss
 
 
@@ -199,12 +201,10 @@ def logits_of(outputs: Any, activation: str) -> Any:
     if kept is not None:
         return at_least_float32(kept)
     outputs = at_least_float32(outputs)
-    tiny = 1e-37
+    double = keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    tiny, half_ulp = (1e-307, 1e-16) if double else (1e-37, 6e-8)
     if activation == "softmax":
         return ops.log(ops.maximum(outputs, tiny))
-    half_ulp = (
-        1e-16 if keras.backend.standardize_dtype(outputs.dtype) == "float64" else 6e-8
-    )
     return ops.log(ops.maximum(outputs, tiny)) - ops.log1p(
         -ops.minimum(outputs, 1 - half_ulp)
     )

@@ -1,18 +1,20 @@
 """What `fit_stagewise` finds out before stage 1 rather than after all its epochs."""
 
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_fitnets.data import check_source
+from keras_fitnets.data import is_source
+from keras_fitnets.data import unpacked
 from keras_fitnets.distiller import Distiller
 
 
 def mode_of(monitor: str, mode: str | None) -> str:
     """Whether a small or a large value of `monitor` is the better one."""
-    if mode in ("min", "max"):
+    if isinstance(mode, str) and mode in ("min", "max"):
         return mode
     if mode is not None:
         raise ValueError(f'`mode` must be "min", "max" or None; received {mode!r}.')
@@ -50,7 +52,7 @@ def check(
             "The Distiller is not compiled. Call "
             "`distiller.compile(optimizer, loss=...)` before `fit_stagewise`."
         )
-    if stage not in ("kd", "joint"):
+    if not isinstance(stage, str) or stage not in ("kd", "joint"):
         raise ValueError(
             f'Stage 2 must be "kd" or "joint"; received stage={stage!r}. Stage 1 is '
             'always "hint".'
@@ -61,7 +63,8 @@ def check(
                 f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
             )
     for name, patience in patiences.items():
-        if patience is not None and (not isinstance(patience, int) or patience < 0):
+        whole = isinstance(patience, int) and not isinstance(patience, bool)
+        if patience is not None and (not whole or patience < 0):
             raise ValueError(
                 f"`{name}` must be a number of epochs, at least 0, or None; received "
                 f"{patience!r}."
@@ -72,11 +75,6 @@ def check(
             f"`fit_stagewise` counts the epochs itself; received {sorted(given)}. Pass "
             "`hint_epochs` and `kd_epochs`."
         )
-    if isinstance(x, Iterator):
-        raise TypeError(
-            f"`x` is read in both stages, and {x!r} can be read only once. Pass "
-            "arrays, a tf.data.Dataset or a keras.utils.PyDataset."
-        )
 
 
 def rehearse(
@@ -86,21 +84,25 @@ def rehearse(
     validation_data: Any,
     monitor: str | None,
 ) -> None:
-    """Evaluate one sample in stage 2, so that what would fail there fails now.
+    """Look at the data of stage 2, and evaluate a little of it, before stage 1.
 
     Raises:
-        ValueError: as stage 2 would, and if nothing that is logged is `monitor`.
+        ValueError, TypeError: as stage 2 would, and if nothing logged is `monitor`.
     """
+    sources = {"`x`": data}
+    if validation_data is not None:
+        name = "`validation_data`"
+        sources[name] = unpacked(name, validation_data)
     eagerly = distiller.run_eagerly
     # One step is not worth a trace, unless TensorFlow has to share it out.
     alone = distiller.distribute_strategy.num_replicas_in_sync == 1
     distiller.stage, distiller.run_eagerly = stage, alone or eagerly
     try:
-        batches = [_sample(*data)]
-        if validation_data is not None:
-            whole = isinstance(validation_data, (tuple, list))
-            batches.append(_sample(*(validation_data if whole else [validation_data])))
-        for batch in batches:
+        for name, source in sources.items():
+            _check_readable(name, source[0])
+            check_source(distiller, name, *source)
+            batch = _sample(name, *source)
+            check_source(distiller, f"a batch of {name}", *batch)
             logs = distiller.test_on_batch(*batch, return_dict=True)
     finally:
         distiller.reset_metrics()
@@ -114,11 +116,28 @@ def rehearse(
         )
 
 
-def _sample(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
+def _check_readable(name: str, source: Any) -> None:
+    """Refuse what cannot be read in both stages, and once more before them."""
+    batches = isinstance(source, (tf.data.Dataset, keras.utils.PyDataset))
+    if not batches and is_source(source):
+        raise TypeError(
+            f"{name} is read in both stages, and {source!r} may be read only once. "
+            "Pass arrays, a tf.data.Dataset or a keras.utils.PyDataset."
+        )
+
+
+def _sample(
+    name: str, x: Any, y: Any = None, sample_weight: Any = None
+) -> tuple[Any, ...]:
     """A batch as `test_on_batch` takes it; of arrays, their first sample."""
-    if isinstance(x, tf.data.Dataset):
-        return keras.utils.unpack_x_y_sample_weight(next(iter(x)))
     if isinstance(x, keras.utils.PyDataset):
-        return keras.utils.unpack_x_y_sample_weight(x[0])
-    data = (x, y, sample_weight)
-    return keras.tree.map_structure(lambda a: None if a is None else a[:1], data)
+        return unpacked(name, x[0])
+    if isinstance(x, tf.data.Dataset):
+        for batch in x:
+            return unpacked(name, batch)
+        raise ValueError(
+            f"{name} is a dataset that turned out to be empty. Pass one with at least "
+            "one batch: see what `.filter()` or `.skip()` leaves of it."
+        )
+    arrays = (x, y, sample_weight)
+    return keras.tree.map_structure(lambda a: None if a is None else a[:1], arrays)

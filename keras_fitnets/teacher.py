@@ -1,6 +1,7 @@
 """One or several frozen networks, seen as one."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,8 +101,11 @@ class Teacher:
             return sum(w * a for w, a in zip(self.weights, member_logits, strict=True))
         temperature = ops.cast(temperature, member_logits[0].dtype)
         softened = ops.stack([logits / temperature for logits in member_logits])
-        shape = [-1] + [1] * (len(softened.shape) - 1)
-        shares = ops.cast(ops.reshape(ops.log(self.weights), shape), softened.dtype)
+        shares = [math.log(weight) for weight in self.weights]
+        shares = ops.reshape(
+            ops.convert_to_tensor(shares, dtype=softened.dtype),
+            [-1] + [1] * (len(softened.shape) - 1),
+        )
         if activation == "softmax":
             mean = ops.logsumexp(shares + ops.log_softmax(softened), axis=0)
         else:
