@@ -78,6 +78,7 @@ class StageCheckpoint(keras.callbacks.Callback):
             variables=[variable.value for variable in variables], state=self._state
         )
         try:
+            tf.io.gfile.makedirs(str(directory))
             self._manager = tf.train.CheckpointManager(
                 checkpoint, directory, max_to_keep=1
             )
@@ -215,7 +216,10 @@ class _Bytes(tf.train.experimental.PythonState):
         return json.loads(str(arrays.pop("content"))), arrays
 
 
-_DAMAGE = (tf.errors.OpError, zipfile.BadZipFile, OSError, ValueError, AssertionError)
+_DAMAGE = (
+    *(tf.errors.OpError, zipfile.BadZipFile, OSError, EOFError),
+    *(ValueError, LookupError, AssertionError),
+)
 
 
 def _damaged(latest: str) -> ValueError:

@@ -113,17 +113,21 @@ class Distiller(FitsOnWorkers, Settings):
                 "`temperature_squared` must be True or False; received "
                 f"{temperature_squared!r}. The paper has no such factor: False."
             )
-        super().__init__(autocast=False, dtype=_policy(student), **kwargs)
+        replicas.check_scope(student, teacher.models)
+        pairs = hint_pairs(hints, teacher.models, student)
+        regressors = [pair.regressor for pair in pairs]
+        policy = structure.dtype_policy([student, *regressors])
+        super().__init__(autocast=False, dtype=policy, **kwargs)
         self._teacher = teacher
         self.student = student
-        self._hints = hint_pairs(hints, teacher.models, student)
+        self._hints = pairs
         self._activation = activation
         self._from_logits = from_logits
         self._temperature_squared = temperature_squared
-        self.supports_jit = all(_supports_jit(member) for member in teacher.models)
+        self.supports_jit = structure.supports_jit(teacher.models)
         # A mapping that Keras does not track: checkpoints need no running means.
         self._trackers = types.MappingProxyType(
-            {name: keras.metrics.Mean(name=name) for name in TERMS}
+            {name: keras.metrics.Mean(name=name, dtype=self._float()) for name in TERMS}
         )
         self._watch = Watch()
         self._objective = Objective(
@@ -213,6 +217,18 @@ class Distiller(FitsOnWorkers, Settings):
         if self.stage == "hint" or self._compile_metrics is None:
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        # Keras asks after an epoch too, and then there must have been batches.
+        count = self._trackers[self._terms()[0]].count
+        apart = tf.executing_eagerly() and replicas.count() == 1
+        if apart and ops.convert_to_numpy(count) == 0:
+            raise ValueError(
+                "The data gave no batch: there was nothing to learn from, or to "
+                "evaluate. Pass at least one; see what `.filter()` or `.skip()` leaves "
+                "of the dataset."
+            )
+        return super().get_metrics_result()
 
     def _wanted(self) -> tuple[int, ...]:
         """The pairs that the stage uses."""
@@ -313,17 +329,6 @@ class Distiller(FitsOnWorkers, Settings):
         for metric in self.metrics[: len(means)]:
             metric.update_state(means[metric.name], sample_weight=_batch_size(x))
         return step_results(self.compute_metrics(x, y, y_pred, sample_weight))
-
-
-def _policy(student: keras.Model) -> Any:
-    """The student's dtype policy, such that `compile` scales the loss for float16."""
-    policies = [layer.dtype_policy for layer in [student, *student.layers]]
-    half = [policy for policy in policies if policy.compute_dtype == "float16"]
-    return (half or policies)[0]
-
-
-def _supports_jit(network: keras.Model) -> bool:
-    return network.supports_jit and all(layer.supports_jit for layer in network.layers)
 
 
 def _all(hints: Any) -> tuple[int, ...]:

@@ -134,7 +134,7 @@ class ListeningFeatures:
         self._network = network
         self._paths = list(paths)
         self._layers = [structure.layer_at(network, path) for path in paths]
-        within = _descendants(network)
+        within = structure.descendants(network)
         answers: list[tuple[Any, Any]] = []
         # In a Lambda even a network that knows its output shapes is really run.
         probe = keras.layers.Lambda(lambda x: structure.run(network, x, training=False))
@@ -255,15 +255,6 @@ def _containers(network: keras.Model, path: str) -> list[keras.layers.Layer]:
     parts = path.split("/")
     upper = ["/".join(parts[:i]) for i in range(1, len(parts))]
     return [structure.layer_at(network, container) for container in upper]
-
-
-def _descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    found: dict[int, keras.layers.Layer] = {}
-    for named in structure.children(layer).values():
-        for child in named:
-            for inner in [*_descendants(child), child]:
-                found.setdefault(id(inner), inner)
-    return list(found.values())
 
 
 # Replicas are traced in threads of their own that take turns inside a forward pass.

@@ -235,7 +235,7 @@ def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
     """The value as a float, if it is a finite number of that sign."""
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     # Bounds that float32, in which it is used, can hold.
     enough = number > 1e-30 or (number == 0 and sign == "non-negative")
@@ -249,7 +249,7 @@ def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
 
 def check_activation(activation: str) -> str:
     """The activation, if it is one that soft targets can come from."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(
             f"`activation` must be one of {ACTIVATIONS}; received {activation!r}. Use "
             '"softmax" for one class out of several, "sigmoid" for independent units.'

@@ -83,7 +83,8 @@ def pair_outputs(
 
 def check_from_logits(from_logits: Any) -> Any:
     """`from_logits`, if it is one of the three things it can be."""
-    if not isinstance(from_logits, bool) and from_logits != "auto":
+    auto = isinstance(from_logits, str) and from_logits == "auto"
+    if not isinstance(from_logits, bool) and not auto:
         raise ValueError(
             f'`from_logits` must be True, False or "auto"; received {from_logits!r}.'
         )

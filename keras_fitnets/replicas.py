@@ -20,11 +20,32 @@ def count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def check_scope(student: keras.Model, teachers: Sequence[keras.Model]) -> None:
+    """Refuse networks whose variables another strategy holds than runs the step.
+
+    Raises:
+        ValueError: naming the network and the scope that it should be made in.
+    """
+    strategy = tf.distribute.get_strategy()
+    # Elsewhere a teacher is only read, and may lie anywhere.
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    for network in [student, *(teachers if on_tpu else ())]:
+        made_here = strategy.extended.variable_created_in_scope
+        if not all(made_here(variable.value) for variable in network.variables):
+            raise ValueError(
+                f"Network '{network.name}' was not made in the scope in which the "
+                f"Distiller is made, that of {type(strategy).__name__}. Make, or load, "
+                "both inside one `with strategy.scope():`."
+            )
+
+
 def everywhere(values: Any) -> Any:
     """The sums over the replicas of a structure of tensors."""
     if count() == 1:
         return values
-    return tf.distribute.get_replica_context().all_reduce("SUM", values)
+    context = tf.distribute.get_replica_context()
+    # One by one: several would have to be of one dtype.
+    return tf.nest.map_structure(lambda v: context.all_reduce("SUM", v), values)
 
 
 def share(mean: Any, items: Any) -> Any:
@@ -79,8 +100,8 @@ def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., A
 def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
     """Give what layers assign to their variables inside the weight of its samples.
 
-    Moving statistics are averaged over the replicas: plainly, a replica of one sample
-    would count as much as a full one, and an empty one would make them NaN.
+    Keras 3.15 leaves each replica the moving statistics of its own samples, saves those
+    of the first, and makes them NaN where a replica is empty.
 
     Args:
         variables: all that layers may read or assign.
@@ -97,8 +118,8 @@ def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
         new = scope.get_current_value(variable)
         if new is given[id(variable)]:
             continue
-        if variable.aggregation == "mean" and new.dtype.is_floating:
-            new = old + share(new - old, samples) * count()
+        if variable.aggregation != "sum" and new.dtype.is_floating:
+            new = old + everywhere(share(new - old, samples))
         variable.assign(new)
 
 

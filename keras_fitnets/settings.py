@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_fitnets.hints import Hint
@@ -102,7 +101,7 @@ class Settings(keras.Model):
 
     @stage.setter
     def stage(self, value: str) -> None:
-        if value not in STAGES:
+        if not isinstance(value, str) or value not in STAGES:
             raise ValueError(f"`stage` must be one of {STAGES}; received {value!r}.")
         if value != "kd" and not self.hints:
             raise ValueError(
@@ -201,13 +200,17 @@ class Settings(keras.Model):
 
     def _scalar(self, name: str) -> Any:
         return self.add_weight(
-            shape=(), name=name, dtype="float32", trainable=False, autocast=False
+            shape=(), name=name, dtype=self._float(), trainable=False, autocast=False
         )
+
+    def _float(self) -> str:
+        """The precision of what is kept beside the networks."""
+        return "float64" if self.compute_dtype == "float64" else "float32"
 
     def _forget_steps(self) -> None:
         self.train_function = self.test_function = None
 
 
 def _read(variable: Any) -> float:
-    # The shortest decimal that is this float32: what was assigned, as a rule.
-    return float(str(np.float32(ops.convert_to_numpy(variable))))
+    # The shortest decimal that is this number: what was assigned, as a rule.
+    return float(str(ops.convert_to_numpy(variable)))

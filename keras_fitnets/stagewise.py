@@ -1,5 +1,6 @@
 """The two stages of FitNets one after the other."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -263,7 +264,8 @@ def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
     """A new optimizer of the same configuration, scaling the loss where that is due."""
     with distiller.distribute_strategy.scope():
         if isinstance(optimizer, str):
-            optimizer = keras.optimizers.get(optimizer)
+            with contextlib.suppress(ValueError):
+                optimizer = keras.optimizers.get(optimizer)
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise TypeError(
                 "A stage's optimizer must be a Keras optimizer or its name; received "

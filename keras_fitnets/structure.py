@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -70,6 +71,39 @@ def children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
                 if item is value:
                     add(attribute, item)
     return found
+
+
+def descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """All layers inside a layer, however deep."""
+    found: dict[int, keras.layers.Layer] = {}
+    for named in children(layer).values():
+        for child in named:
+            for inner in [*descendants(child), child]:
+                found.setdefault(id(inner), inner)
+    return list(found.values())
+
+
+def supports_jit(networks: Sequence[keras.Model]) -> bool:
+    """Whether XLA can compile every layer of the networks."""
+    return all(
+        layer.supports_jit
+        for network in networks
+        for layer in [network, *descendants(network)]
+    )
+
+
+def dtype_policy(parts: Sequence[Any]) -> Any:
+    """A dtype policy such that `compile` scales the loss where float16 is computed.
+
+    Args:
+        parts: the student first; what is no layer is passed over.
+    """
+    roots = [part for part in parts if isinstance(part, keras.layers.Layer)]
+    layers = [layer for root in roots for layer in [root, *descendants(root)]]
+    dtypes = {layer.compute_dtype for layer in layers}
+    if "float16" in dtypes:
+        return "mixed_float16"
+    return "float64" if "float64" in dtypes else roots[0].dtype_policy
 
 
 def layer_at(network: keras.Model, path: str) -> keras.layers.Layer:

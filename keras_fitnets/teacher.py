@@ -72,7 +72,7 @@ class Teacher:
                     "Every teacher must be a keras.Model; the one at position "
                     f"{i} is {model!r}. Load a saved one with keras.saving.load_model."
                 )
-        if average not in ("arithmetic", "geometric"):
+        if not isinstance(average, str) or average not in ("arithmetic", "geometric"):
             raise ValueError(
                 '`average` must be "arithmetic" (of probabilities) or "geometric" (of '
                 f"logits); received {average!r}."
