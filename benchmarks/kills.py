@@ -23,7 +23,7 @@ from pathlib import Path
 
 EPOCHS = 8
 # At which marks kills are aimed, in turn; "" is a random moment of the run.
-AIMS = ("", "writing", "", "", "stage hint end", "writing")
+AIMS = ("", "writing", "stage hint epoch", "", "stage hint end", "writing")
 AIMED_WITHIN = 0.02
 
 
@@ -175,6 +175,11 @@ def place(marks: list[str]) -> str:
     return f"{'at the end of' if ended else 'in'} stage {stage}"
 
 
+def compare(run: int, outcome: dict, expected: dict) -> None:
+    if outcome != expected:
+        raise SystemExit(f"Run {run} ended differently: {outcome}, not {expected}")
+
+
 def main(kills: int, seed: int) -> dict:
     rng = random.Random(seed)
     places: collections.Counter[str] = collections.Counter()
@@ -201,8 +206,7 @@ def main(kills: int, seed: int) -> dict:
                     where = place(run.marks())
                     places[where] += 1
                     print(f"{sum(places.values())}: {where} ({mark})", flush=True)
-            if run.outcome() != whole.outcome():
-                raise SystemExit(f"Run {runs} ended differently: {run.outcome()}")
+            compare(runs, run.outcome(), whole.outcome())
             runs += 1
     return {
         "kills": sum(places.values()),

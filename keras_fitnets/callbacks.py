@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_fitnets import multi_worker
 from keras_fitnets.losses import check_number
 from keras_fitnets.numerics import not_finite
 
@@ -182,7 +183,8 @@ class CheckNumerics(keras.callbacks.Callback):
 class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
     """`keras.callbacks.ModelCheckpoint` for the student alone.
 
-    The file holds a plain Keras model without teacher, regressors or losses.
+    The file holds a plain Keras model without teacher, regressors or losses. Of several
+    workers the first one writes it.
 
     Args:
         filepath: as for `ModelCheckpoint`, ending in `.keras` or `.weights.h5`.
@@ -218,6 +220,15 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
                 f"was given to {model!r}. Use keras.callbacks.ModelCheckpoint there."
             )
         super().set_model(model.student)
+        self._writes = multi_worker.is_chief(model.distribute_strategy)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._writes:
+            super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._writes:
+            super().on_epoch_end(epoch, logs)
 
 
 def _linear(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -111,8 +112,7 @@ class StageCheckpoint(keras.callbacks.Callback):
             saved, arrays = self._state.unpack()
         except _DAMAGE as error:
             raise _damaged(latest) from error
-        for name, value in self._settings.items():
-            _check_same(self._manager.directory, name, saved["settings"], value)
+        _check_same(self._manager.directory, saved["settings"], self._settings)
         try:
             self._manager.checkpoint.restore(latest).assert_consumed()
         except _DAMAGE as error:
@@ -231,10 +231,12 @@ def _damaged(latest: str) -> ValueError:
     )
 
 
-def _check_same(directory: str, name: str, saved: dict[str, Any], now: Any) -> None:
-    before = saved.get(name)
-    if before == now:
+def _check_same(directory: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    others = [n for n in {**wanted, **saved} if saved.get(n) != wanted.get(n)]
+    if not others:
         return
+    name = others[0]
+    before, now = saved.get(name), wanted.get(name)
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         at = next(i for i in range(len(now)) if before[i] != now[i])
         name, before, now = f"{name} at position {at}", before[at], now[at]
@@ -262,8 +264,12 @@ def _knowledge(callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, str]:
             return {"array": digest}
         raise TypeError
 
+    # Keras' own turn some of their arguments round once, when the first epoch ends.
+    keras_own = [t for t in type(callback).__mro__ if t.__module__.startswith("keras.")]
+    arguments = {name for t in keras_own for name in inspect.signature(t).parameters}
     known = {}
-    for name, value in vars(callback).items():
+    for name in vars(callback).keys() - arguments:
+        value = getattr(callback, name)
         with contextlib.suppress(TypeError):
             known[name] = json.dumps(plain(value))
     return known

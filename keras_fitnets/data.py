@@ -20,6 +20,7 @@ def check_data(
     sample_weight: Any = None,
     validation_data: Any = None,
     class_weight: Any = None,
+    training: bool = False,
     **options: Any,
 ) -> None:
     """Refuse data that no step of the stage could use, as far as looking is free.
@@ -29,6 +30,7 @@ def check_data(
 
     Args:
         distiller: the Distiller, in the stage that is to run.
+        training: whether it is for `fit`.
         **options: the other arguments of `fit` or `evaluate`.
 
     Raises:
@@ -42,6 +44,8 @@ def check_data(
     words = "`steps_per_epoch` to `fit`, or `steps` to `evaluate`"
     _check_end("`x`", x, steps, words)
     check_source(distiller, "`x`", x, y, sample_weight)
+    if training:
+        _check_static(distiller, x, options.get("batch_size"))
     if validation_data is not None:
         name, steps = "`validation_data`", options.get("validation_steps")
         _check_end(name, validation_data, steps, "`validation_steps`")
@@ -145,6 +149,31 @@ def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
         raise ValueError(
             f"{name} is a {type(source).__name__} without end, so that no epoch would "
             f"end. Pass {words}, or leave out `.repeat()`."
+        )
+
+
+def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
+    """On a TPU refuse batches to train on of unknown or uneven size."""
+    strategy = distiller.distribute_strategy
+    if not isinstance(strategy, tf.distribute.TPUStrategy):
+        return
+    rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
+    if isinstance(x, tf.data.Dataset):
+        inputs = _flat(_specified(x.element_spec))
+        sizes = {shape[0] for one in inputs if (shape := shape_of(one))}
+        remedy = "Use `.batch(size, drop_remainder=True)`"
+    elif is_source(x):
+        sizes = {None}
+    else:
+        size = batch_size or 32
+        sizes, rest = {size}, len(_flat(x)[0]) % size
+        remedy = "Pass a `batch_size` that divides the samples"
+    count = strategy.num_replicas_in_sync
+    if rest or any(size is None or size % count for size in sizes):
+        raise ValueError(
+            "A TPU compiles a step for one size of batch, and `x` gives batches of "
+            f"unknown or uneven size: {sizes}. {remedy}, of a size that is a multiple "
+            f"of the {count} replicas."
         )
 
 

@@ -155,7 +155,7 @@ class Distiller(FitsOnWorkers, Settings):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
-        check_data(self, **bound.arguments)
+        check_data(self, **bound.arguments, training=True)
         return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ from keras_fitnets.objective import TERMS
 # In the order in which a step computes them: the first that is bad is the cause.
 PLACES = (
     *("data", "teacher's outputs", "hints", "student's outputs"),
-    *(*TERMS, "gradients"),
+    *(*TERMS, "gradients", "weights"),
 )
 
 
@@ -61,6 +61,7 @@ class Watch:
         """
         if not self.on:
             return
+        places = {**places, "weights": [variable.value for variable in variables]}
         flags = replicas.everywhere([_bad(places.get(place)) for place in PLACES])
         bad = tf.add_n(flags) > 0
         now = tf.stack([tf.cast(step.value, "float32"), *flags])

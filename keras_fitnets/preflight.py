@@ -96,7 +96,7 @@ def rehearse(
     eagerly = distiller.run_eagerly
     # One step is not worth a trace, unless TensorFlow has to share it out.
     alone = distiller.distribute_strategy.num_replicas_in_sync == 1
-    distiller.stage, distiller.run_eagerly = stage, alone or eagerly
+    distiller.run_eagerly, distiller.stage = alone or eagerly, stage
     try:
         for name, source in sources.items():
             _check_readable(name, source[0])

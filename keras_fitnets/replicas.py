@@ -84,7 +84,8 @@ def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., A
 
     def loss(y: Any, y_pred: Any, sample_weight: Any) -> Any:
         outputs = keras.tree.flatten(y_pred)
-        if len(outputs) > 1 and any(hasattr(o, "_keras_mask") for o in outputs):
+        masks = [getattr(output, "_keras_mask", None) for output in outputs]
+        if len(masks) > 1 and any(mask is not None for mask in masks):
             raise ValueError(
                 f"The label loss of {len(outputs)} outputs with masks cannot be shared "
                 f"by {count()} replicas, which hold different numbers of time steps: "

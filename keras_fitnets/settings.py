@@ -208,7 +208,11 @@ class Settings(keras.Model):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
     def _forget_steps(self) -> None:
-        self.train_function = self.test_function = None
+        """Have the steps traced anew; a `fit` under way goes on with the new ones."""
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        if self.test_function is not None:
+            self.make_test_function(force=True)
 
 
 def _read(variable: Any) -> float:

@@ -358,3 +358,47 @@ def test_an_ensemble_in_float64_is_averaged_in_float64(activation, average):
         reference.ensemble_targets(members, 3.0, activation, average, weights),
         ROUNDINGS * EPSILON["float64"],
     )
+
+
+@pytest.mark.parametrize("stage", ["kd", "joint"])
+def test_numbers_that_float32_cannot_hold_are_float64_beside_a_float64_student(stage):
+    x, y = tiny.data()
+    distiller = distil(
+        *("float64", "float64", stage), lambda_=0.1, temperature=0.3, hint_weight=0.7
+    )
+    assert (distiller.lambda_, distiller.temperature) == (0.1, 0.3)
+    logs, gradients = expected(distiller, x, y)
+    tolerance = ROUNDINGS * EPSILON["float64"]
+    terms = {name: logs[name] for name in logs.keys() & {"kd_loss", "hint_loss"}}
+    tiny.assert_logs(tiny.evaluate(distiller, x, y), terms, tolerance)
+    start = tiny.weights(distiller)
+    tiny.fit(distiller, x, y)
+    tiny.assert_step(distiller, start, gradients, tolerance)
+
+
+def half():
+    return keras.layers.Dense(5, dtype="mixed_float16")
+
+
+def within_float16(inside):
+    layers = keras.layers
+    wrapped = [layers.Reshape((2, 3)), layers.TimeDistributed(half()), layers.Flatten()]
+    return {
+        "layer": half,
+        "nested": lambda: keras.Sequential([keras.Input((6,)), half()]),
+        "wrapper": lambda: keras.Sequential(wrapped),
+        "regressor": lambda: layers.Dense(5),
+    }[inside]()
+
+
+@pytest.mark.parametrize("inside", ["layer", "nested", "wrapper", "regressor"])
+def test_float16_is_found_however_deep(inside):
+    inputs = keras.Input((6,))
+    hidden = within_float16(inside)(inputs)
+    guided = keras.layers.Activation("linear", name="guided")(hidden)
+    student = keras.Model(inputs, keras.layers.Dense(3)(guided))
+    regressor = half() if inside == "regressor" else "auto"
+    hint = kf.Hint("hidden", "guided", regressor=regressor)
+    distiller = kf.Distiller(tiny.network(), student, hint)
+    distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)

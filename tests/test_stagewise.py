@@ -515,6 +515,10 @@ def test_the_teacher_is_in_no_checkpoint(tmp_path):
     assert abs(sizes[1] - sizes[0]) < 500
 
 
+def constant(value):
+    return kf.LambdaAnnealing(lambda epoch: value)
+
+
 OTHERS = {
     "hints": ({"hints": BOTH[:1]}, "hints"),
     "weight of a hint": ({"hints": [BOTH[0], kf.Hint(*BOTH[1], weight=2)]}, "weight=2"),
@@ -548,3 +552,91 @@ def test_the_checkpoint_of_another_run_is_refused(finished, other):
 def test_more_epochs_than_a_finished_run_had_are_not_ignored(finished):
     with pytest.raises(ValueError, match="epochs is 1, now it is 3"):
         train(distiller(), 1, 3, checkpoint_dir=finished)
+
+
+def test_another_schedule_is_refused_naming_the_epoch(tmp_path):
+    train(distiller(), 1, 3, callbacks=[constant(2.0)], checkpoint_dir=tmp_path)
+    other = kf.LambdaAnnealing(lambda epoch: 2.0 - epoch)
+    with pytest.raises(
+        ValueError, match="lambda in the epochs at position 1 is 2.0, now"
+    ):
+        train(distiller(), 1, 3, callbacks=[other], checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="lambda in the epochs"):
+        train(distiller(), 1, 3, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 2}, {"learning_rate_factor": 0.5}])
+def test_other_settings_are_refused(finished, other):
+    (name,) = other
+    with pytest.raises(ValueError, match=f"its {name} is"):
+        train(distiller(), 1, 1, checkpoint_dir=finished, **other)
+
+
+class Remember(keras.callbacks.Callback):
+    """Has a state of every kind that a checkpoint holds, and one that it cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.words, self.largest = 0, ["begun"], np.float32(0)
+        self.weights, self.table, self.opened = None, {}, object()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.count += 1
+        self.words.append(f"{self.model.stage} {epoch}")
+        self.largest = np.maximum(self.largest, np.float32(logs["loss"]))
+        self.weights = self.model.get_weights()
+        self.table[str(epoch)] = [logs["loss"], None, True]
+
+
+def known(callback):
+    return [
+        *(callback.count, callback.words, callback.table),
+        *(np.float32(callback.largest), [w.tolist() for w in callback.weights]),
+    ]
+
+
+@pytest.mark.parametrize("case", INTERRUPTED)
+def test_callbacks_go_on_with_what_they_knew(tmp_path, case):
+    """Plateaus, early stops and counters as if there had been no interruption."""
+    outcomes = []
+    for interrupt in (None, Interrupt(*INTERRUPTED[case])):
+        directory = tmp_path / str(interrupt is None)
+        for stop in [interrupt, None] if interrupt else [None]:
+            remember, model = Remember(), distiller()
+            plateau = keras.callbacks.ReduceLROnPlateau(
+                "val_label_loss", 0.5, patience=1, mode="min", min_delta=10.0
+            )
+            options = {
+                "checkpoint_dir": directory,
+                "validation_data": VALIDATION,
+                "callbacks": [stop or Interrupt(), remember],
+                "kd_callbacks": [plateau],
+            }
+            if stop:
+                with pytest.raises(KeyboardInterrupt):
+                    train(model, 3, 4, **options)
+        history = train(model, 3, 4, **options) if interrupt is None else None
+        history = history or train(model, 3, 4, **options)
+        outcomes.append((outcome(model, history), known(remember)))
+    assert_same_outcome(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]
+    # The learning rate was lowered, so that the plateau had something to remember.
+    assert outcomes[0][0][2]["val_label_loss"]
+
+
+def test_a_stage_stopped_early_and_killed_at_its_end_trains_no_epoch_more(tmp_path):
+    """Its patience ran out; the kill came before that was written as its end."""
+    options = {"hint_patience": 0, "hint_callbacks": [Disturb()]}
+
+    def stopped(interrupt, directory):
+        settings = {"validation_data": VALIDATION, "checkpoint_dir": directory}
+        model = distiller()
+        return model, train(
+            *(model, 4, 1), callbacks=[interrupt], **settings, **options
+        )
+
+    whole = outcome(*stopped(Interrupt(), tmp_path / "whole"))
+    assert len(whole[1][1]) == 2
+    with pytest.raises(KeyboardInterrupt):
+        stopped(Interrupt("hint", None, "end"), tmp_path / "two")
+    assert_same_outcome(outcome(*stopped(Interrupt(), tmp_path / "two")), whole)

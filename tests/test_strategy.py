@@ -11,6 +11,7 @@ import tensorflow as tf
 import tiny
 
 import keras_fitnets as kf
+from keras_fitnets.data import check_data
 
 # The package has a function of this name.
 module = importlib.import_module("keras_fitnets.strategy")
@@ -426,7 +427,7 @@ def same_logs(actual, expected):
         np.testing.assert_allclose(actual[name], values, rtol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
+@pytest.mark.parametrize("stage", ["hint", "joint"])
 def test_four_replicas_train_a_stage_as_one_does(stage):
     x, y = tiny.data(samples=SAMPLES)
     logs, ends = [], []
@@ -450,12 +451,12 @@ def test_both_stages_run_on_four_replicas_as_on_one(tmp_path):
         with kf.strategy(name).scope():
             made = distiller()
         path = tmp_path / f"{name}.keras"
-        options = {"batch_size": SAMPLES, "shuffle": False, "verbose": 0}
         history = kf.fit_stagewise(
-            *(made, x, y, 1, 2),
+            *(made, tiny.batches(x, y), None, 1, 2),
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=2)],
             kd_callbacks=[kf.StudentCheckpoint(path)],
-            **options,
+            shuffle=False,
+            verbose=0,
         )
         histories.append(history)
         assert history.kd.history["lambda"] == [4.0, 1.0]
@@ -492,3 +493,49 @@ def test_training_goes_through_the_scope_of_a_tpu(machine):
     assert made.distribute_strategy is machine.replacement["tpu"]
     assert all("CPU:1" in weight.value.device for weight in made.weights)
     same_logs(logs[1], logs[0])
+
+
+# A TPU wants batches of one size
+
+
+X, Y = tiny.data(samples=SAMPLES)
+SIZES = {
+    "arrays that a batch does not divide": (lambda: (X, Y), {"batch_size": 6}),
+    "a batch that replicas cannot share": (lambda: (X, Y), {"batch_size": 1}),
+    "a dataset of unknown batches": (lambda: (tiny.batches(X, Y), None), {}),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_batches_of_unknown_size_are_refused_on_a_tpu(case, monkeypatch):
+    with kf.strategy("mirrored").scope():
+        made = distiller()
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", tf.distribute.MirroredStrategy)
+    before = made.get_weights()
+    (x, y), options = SIZES[case][0](), SIZES[case][1]
+    with pytest.raises(ValueError, match="A TPU compiles.*multiple of the 4 replicas"):
+        made.fit(x, y, verbose=0, shuffle=False, **options)
+    for old, new in zip(before, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_full_batches_are_taken_on_a_tpu(monkeypatch):
+    with kf.strategy("mirrored").scope():
+        made = distiller()
+    whole = tiny.batches(X, Y).unbatch().batch(8, drop_remainder=True)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", tf.distribute.MirroredStrategy)
+    check_data(made, whole, training=True)
+    check_data(made, X, Y, batch_size=8, training=True)
+
+
+# Networks that were made elsewhere
+
+
+def test_a_student_of_another_scope_is_refused():
+    outside, mirrored = tiny.network(), kf.strategy("mirrored")
+    with mirrored.scope():
+        teacher, inside = tiny.network(seed=1), tiny.network(seed=2)
+        with pytest.raises(ValueError, match="was not made in the scope.*Mirrored"):
+            kf.Distiller(teacher, outside)
+    with pytest.raises(ValueError, match=r"was not made in the scope.*scope\(\):"):
+        kf.Distiller(tiny.network(seed=1), inside)

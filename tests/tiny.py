@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 SHAPES = {"dense": (6,), "conv": (5, 5, 2)}
 LABEL_LOSSES = {
@@ -66,17 +67,35 @@ def set_weights(distiller, values):
         layer.set_weights([values.pop(0) for _ in layer.weights])
 
 
+def batches(x, y=None, sample_weight=None, batch_size=None):
+    """A dataset that tf.data does not tune: in TensorFlow 2.21 an iterator that lived
+    for a few elements may wait for ever for the thread that does, on several replicas
+    more often than not."""
+    parts = tuple(part for part in (x, y, sample_weight) if part is not None)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).batch(batch_size or len(x))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = policy
+    return dataset.with_options(options)
+
+
+def given(model, x, y, options):
+    """The data and the other options of `fit` or `evaluate`."""
+    options = {"batch_size": len(x), "verbose": 0, **options}
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return {"x": x, "y": y, **options}
+    weight, size = options.pop("sample_weight", None), options.pop("batch_size")
+    return {"x": batches(x, y, weight, size), **options}
+
+
 def evaluate(model, x, y=None, **options):
-    return model.evaluate(
-        x, y, **{"batch_size": len(x), "verbose": 0, "return_dict": True} | options
-    )
+    return model.evaluate(**given(model, x, y, options), return_dict=True)
 
 
 def fit(model, x, y=None, **options):
     """One step on all samples unless told otherwise; the history of each log."""
-    return model.fit(
-        x, y, **{"batch_size": len(x), "verbose": 0, "shuffle": False} | options
-    ).history
+    return model.fit(**given(model, x, y, {"shuffle": False, **options})).history
 
 
 def gradients(distiller, x, y=None, **options):
