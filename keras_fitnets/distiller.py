@@ -36,7 +36,8 @@ class Distiller(FitsOnWorkers, Settings):
     - `"joint"`: the two together, `Eq. 2 + hint_weight · Eq. 3`.
 
     Sample weights, class weights and masks weigh every term; the student's regularisers
-    and `add_loss` terms are added. Compiled without a loss there is no label term. With
+    and `add_loss` terms are added, taken as means over the samples where several
+    replicas add them up. Compiled without a loss there is no label term. With
     several outputs the soft term is the sum of theirs. The logs hold `loss`, and
     `label_loss`, `kd_loss` and `hint_loss` as far as the stage has them, each the mean
     over the samples before λ and `hint_weight`.

@@ -557,7 +557,8 @@ ONE = {"batch_size": 4, "verbose": 0}
 
 def compiled(loss=LOGITS_LOSS, metrics=("accuracy",), made=None, **options):
     made = made or distiller(**options)
-    made.compile("sgd", loss, metrics=list(metrics), run_eagerly=True)
+    metrics = metrics if metrics is None else list(metrics)
+    made.compile("sgd", loss, metrics=metrics, run_eagerly=True)
     return made
 
 
@@ -588,7 +589,8 @@ def softmaxed(loss, **options):
 
 def forked_distiller(loss, **options):
     model = distiller(forked("teacher", a=3, b=3), forked(a=3, b=3), **options)
-    return compiled(loss, (), made=model)
+    # An empty list has too few entries for older Kerases.
+    return compiled(loss, None, made=model)
 
 
 PROBABILITIES = "sparse_categorical_crossentropy"

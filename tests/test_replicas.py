@@ -240,13 +240,25 @@ def test_dropout_and_penalties_meet_an_empty_replica():
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_penalties_are_the_same():
-    def student():
-        options = {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
-        return network(4, seed=3, **options)
+class Costly(layers.Layer):
+    """Adds a loss of its own, a mean over the samples."""
 
-    whole = train(1, 17, "joint", student=student)
-    assert_same(whole, train(2, 17, "joint", student=student))
+    def call(self, x):
+        self.add_loss(0.1 * keras.ops.mean(x**2))
+        return x
+
+
+def costly_student():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(4, "tanh", kernel_regularizer="l2", name="hidden")
+    x = Costly()(hidden(inputs))
+    x = layers.Dense(3, kernel_regularizer="l2", name="out")(x)
+    return tiny.redrawn(keras.Model(inputs, x), 3)
+
+
+def test_penalties_are_the_same():
+    made = {"student": costly_student}
+    assert_same(train(1, 17, "joint", **made), train(2, 17, "joint", **made))
 
 
 # Time steps that a mask leaves out
