@@ -116,12 +116,11 @@ def assert_same(one, other, tolerance=TOLERANCE):
 
 
 STAGES = ("hint", "kd", "joint")
-CASES = [(2, case, stage) for case in SAMPLES for stage in STAGES]
+SHARED = [(2, "uneven"), (2, "one left"), (4, "one left")]
+CASES = [(*shared, stage) for shared in SHARED for stage in STAGES]
 
 
-@pytest.mark.parametrize(
-    ("replicas", "case", "stage"), [*CASES, (4, "one left", "joint")]
-)
+@pytest.mark.parametrize(("replicas", "case", "stage"), CASES)
 def test_replicas_train_the_same_weights(replicas, case, stage):
     whole = train(1, SAMPLES[case], stage)
     assert_same(whole, train(replicas, SAMPLES[case], stage))
@@ -136,10 +135,12 @@ def float64():
             yield
 
 
-@pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
-def test_in_float64_the_same_to_its_precision(stage, float64):
+@pytest.mark.parametrize(
+    ("replicas", "stage"), [(2, "hint"), (2, "kd"), (2, "joint"), (4, "joint")]
+)
+def test_in_float64_the_same_to_its_precision(replicas, stage, float64):
     whole = train(1, 17, stage, dtype="float64")
-    assert_same(whole, train(2, 17, stage, dtype="float64"), 1e-9)
+    assert_same(whole, train(replicas, 17, stage, dtype="float64"), 1e-9)
 
 
 @pytest.mark.parametrize("loss", LABEL_LOSSES)
