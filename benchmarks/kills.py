@@ -13,13 +13,14 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import publish
 
 EPOCHS = 8
 # At which marks kills are aimed, in turn; "" is a random moment of the run.
@@ -215,17 +216,6 @@ def main(kills: int, seed: int) -> dict:
     }
 
 
-def versions() -> dict:
-    import keras
-    import tensorflow as tf
-
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
@@ -239,7 +229,4 @@ if __name__ == "__main__":
         result = main(arguments.kills, arguments.seed)
         command = f"python -m benchmarks.kills --kills {arguments.kills}"
         command += f" --seed {arguments.seed}"
-        report = json.dumps({"command": command, **result, **versions()}, indent=2)
-        print(report)
-        if arguments.json:
-            arguments.json.write_text(report + "\n")
+        publish(command, result, arguments.json)

@@ -7,9 +7,7 @@ after ten epochs and at the end, how often each step was traced, and what was lo
 
 import argparse
 import collections
-import json
 import os
-import platform
 import tempfile
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fitnets as kf
+from benchmarks import publish
 
 SETTLED = 10
 
@@ -95,9 +94,6 @@ def main(epochs: int) -> dict:
         "traces": dict(TRACES),
         "values in the History, for each log": sorted(set(map(len, logs.values()))),
         "lines in the CSV log of stage 2": lines,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
     }
 
 
@@ -107,7 +103,4 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = parser.parse_args()
     command = f"python -m benchmarks.long_run --epochs {arguments.epochs}"
-    report = json.dumps({"command": command, **main(arguments.epochs)}, indent=2)
-    print(report)
-    if arguments.json:
-        arguments.json.write_text(report + "\n")
+    publish(command, main(arguments.epochs), arguments.json)

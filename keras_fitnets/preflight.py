@@ -30,7 +30,6 @@ def mode_of(monitor: str, mode: str | None) -> str:
 
 def check(
     distiller: Any,
-    x: Any,
     hint_epochs: int,
     kd_epochs: int,
     stage: str,

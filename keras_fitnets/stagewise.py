@@ -131,7 +131,7 @@ def fit_stagewise(
     (2, 3)
     """
     patiences = {"hint_patience": hint_patience, "kd_patience": kd_patience}
-    preflight.check(distiller, x, hint_epochs, kd_epochs, stage, patiences, kwargs)
+    preflight.check(distiller, hint_epochs, kd_epochs, stage, patiences, kwargs)
     judged = validation_data is not None or bool(kwargs.get("validation_split"))
     if not judged and not (hint_patience is kd_patience is monitor is None):
         raise ValueError(
