@@ -1,6 +1,7 @@
 """Thin, deep, fast Keras networks out of wide ones: FitNet hints and distillation."""
 
 from keras_fitnets import datasets
+from keras_fitnets.cache import cache_teacher
 from keras_fitnets.callbacks import CheckNumerics
 from keras_fitnets.callbacks import LambdaAnnealing
 from keras_fitnets.callbacks import StudentCheckpoint
@@ -9,6 +10,7 @@ from keras_fitnets.distiller import Distiller
 from keras_fitnets.hints import Hint
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.layers import Maxout
+from keras_fitnets.lessons import Taught
 from keras_fitnets.losses import HintLoss
 from keras_fitnets.losses import SoftTargetCrossentropy
 from keras_fitnets.losses import hint_loss
@@ -30,9 +32,11 @@ __all__ = [
     "SoftTargetCrossentropy",
     "StagewiseHistory",
     "StudentCheckpoint",
+    "Taught",
     "Teacher",
     "TemperatureAnnealing",
     "__version__",
+    "cache_teacher",
     "datasets",
     "fit_stagewise",
     "hint_loss",

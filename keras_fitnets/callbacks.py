@@ -247,3 +247,12 @@ def _linear(
         return start + (end - start) * way
 
     return value
+
+
+def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Callbacks in whatever way `fit` takes them, as a list."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]

@@ -9,8 +9,11 @@ import tensorflow as tf
 from keras_fitnets import structure
 from keras_fitnets.labels import check_class_weight
 from keras_fitnets.labels import check_label_arrays
+from keras_fitnets.labels import check_labels
 from keras_fitnets.labels import shape_of
 from keras_fitnets.labels import shapes_of
+from keras_fitnets.lessons import Taught
+from keras_fitnets.lessons import inputs_in
 
 
 def check_data(
@@ -72,11 +75,11 @@ def check_source(
         return
     elif name == "`x`":
         told_as = ["`x`", "`y`", "`sample_weight`"]
-    network = _shown_by(distiller)
-    _check_numbers(told_as[0], x, network)
-    if network is not None:
-        _check_inputs(told_as[0], x, network)
-    distiller.check_labels(y)
+    if isinstance(x, Taught):
+        distiller.remembered(x)
+    x, network = inputs_in(x), _shown_by(distiller)
+    check_inputs(distiller, told_as[0], x)
+    check_labels(distiller, y)
     if distiller.stage != "hint" and distiller.loss is not None:
         _check_numbers(told_as[1], y)
         # A teacher's outputs may have other names than a student's that shows none.
@@ -86,8 +89,18 @@ def check_source(
     _check_lengths(dict(zip(told_as, [x, y, sample_weight], strict=True)))
 
 
+def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
+    """Refuse inputs that the networks do not take."""
+    network = _shown_by(distiller)
+    _check_numbers(told_as, x, network)
+    if network is not None:
+        _check_inputs(told_as, x, network)
+
+
 def unpacked(name: str, element: Any) -> tuple[Any, Any, Any]:
     """Inputs, labels and weights of a batch, each None where there are none."""
+    if isinstance(element, Taught):
+        return element, None, None
     if isinstance(element, (tuple, list)) and not 1 <= len(element) <= 3:
         raise ValueError(
             f"An element of {name} must be x, (x, y) or (x, y, sample_weight); "

@@ -10,14 +10,20 @@ from keras import ops
 
 from keras_fitnets import replicas
 from keras_fitnets import structure
+from keras_fitnets.callbacks import listed
 from keras_fitnets.data import check_data
 from keras_fitnets.hints import hint_pairs
-from keras_fitnets.labels import check_label_loss
+from keras_fitnets.labels import check_labels
+from keras_fitnets.lessons import Lesson
+from keras_fitnets.lessons import Lessons
+from keras_fitnets.lessons import Taught
+from keras_fitnets.lessons import inputs_in
 from keras_fitnets.multi_worker import FitsOnWorkers
 from keras_fitnets.multi_worker import step_results
 from keras_fitnets.numerics import Watch
 from keras_fitnets.objective import TERMS
 from keras_fitnets.objective import Objective
+from keras_fitnets.outputs import Pairing
 from keras_fitnets.settings import Settings
 from keras_fitnets.teacher import Teacher
 
@@ -145,7 +151,23 @@ class Distiller(FitsOnWorkers, Settings):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return structure.run(self.student, inputs, bool(training))
+        return structure.run(self.student, inputs_in(inputs), bool(training))
+
+    @property
+    def pairings(self) -> list[Pairing | None]:
+        """How each output is read; None for one that is left out."""
+        return self._objective.pairings
+
+    @property
+    def lessons(self) -> Lessons:
+        """What the teacher can be asked."""
+        return self._objective.lessons
+
+    def taught(self, x: Any) -> Taught:
+        """A batch of inputs with all that the teacher says of it, for later use."""
+        with tf.init_scope():
+            fingerprints = self.teacher.fingerprints()
+        return Taught(x, self.lessons.said(x, fingerprints))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -155,9 +177,13 @@ class Distiller(FitsOnWorkers, Settings):
         return [*compiled[:1], *terms, *rest]
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        bound = inspect.signature(super().fit).bind(*args, **kwargs)
-        check_data(self, **bound.arguments, training=True)
-        return super().fit(*args, **kwargs)
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        check_data(self, **given, training=True)
+        passes = getattr(given.get("x"), "passes", None)
+        if passes is not None:
+            # A cache's views and order go by the epoch, also where a run is resumed.
+            given["callbacks"] = [*listed(given.get("callbacks")), passes]
+        return super().fit(**given)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
@@ -165,14 +191,15 @@ class Distiller(FitsOnWorkers, Settings):
         return super().evaluate(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight, lesson = self._unpack(data)
         if not self.optimizer.built:
             # On all that any stage trains, so that stages can change under it.
             self.optimizer.build(self.trainable_variables)
         optimizer, state = self.optimizer, [*self._state(), *self.optimizer.variables]
         before = self._watch.before(state)
-        lesson = self._objective.lesson(x, self.stage, self._wanted())
-        with tf.GradientTape() as tape:
+        # The teacher first, or its activations are alive beside the student's.
+        said = [t for t in tf.nest.flatten(tuple(lesson)) if tf.is_tensor(t)]
+        with tf.control_dependencies(said), tf.GradientTape() as tape:
             y_pred, terms = self._evaluate(x, y, sample_weight, lesson, True)
             loss = optimizer.scale_loss(terms["loss"])
         variables = self._objective.trainable_variables(self.stage, self._wanted())
@@ -181,7 +208,7 @@ class Distiller(FitsOnWorkers, Settings):
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         places = {
             "data": data,
-            "teacher's outputs": lesson.outputs,
+            "teacher's outputs": lesson.logits,
             "hints": lesson.hints,
             "student's outputs": y_pred,
             **terms,
@@ -192,8 +219,7 @@ class Distiller(FitsOnWorkers, Settings):
         return self._log(x, y, y_pred, sample_weight, terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        lesson = self._objective.lesson(x, self.stage, self._wanted())
+        x, y, sample_weight, lesson = self._unpack(data)
         y_pred, terms = self._evaluate(x, y, sample_weight, lesson, False)
         return self._log(x, y, y_pred, sample_weight, terms)
 
@@ -206,7 +232,7 @@ class Distiller(FitsOnWorkers, Settings):
         training: bool = True,
     ) -> Any:
         # Keras calls this to build the label loss, also where a stage has none.
-        self.check_labels(y)
+        check_labels(self, y)
         if "label_loss" not in self._terms():
             return ops.zeros(())
         return super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -214,7 +240,7 @@ class Distiller(FitsOnWorkers, Settings):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        self.check_labels(y)
+        check_labels(self, y)
         if self.stage == "hint" or self._compile_metrics is None:
             return self.get_metrics_result()
         return super().compute_metrics(x, y, y_pred, sample_weight)
@@ -251,7 +277,7 @@ class Distiller(FitsOnWorkers, Settings):
         self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
     ) -> tuple[Any, dict[str, Any]]:
         """The student's outputs; each term and the stage's "loss", as shares."""
-        self.check_labels(y)
+        check_labels(self, y)
         objective, wanted, samples = self._objective, self._wanted(), _batch_size(x)
         with replicas.weighing(self._state(), samples):
             y_pred, regressed = objective.student(x, self.stage, wanted, training)
@@ -281,19 +307,26 @@ class Distiller(FitsOnWorkers, Settings):
             loss += replicas.share(penalty, samples)
         return y_pred, {**terms, "loss": loss}
 
-    def check_labels(self, y: Any) -> None:
-        """Raise a ValueError if labels or label loss do not suit the stage."""
-        if self.stage == "hint" or (self.loss is self._compile_metrics is None):
-            return
-        if y is None:
-            raise ValueError(
-                f'Stage "{self.stage}" needs labels, and none were passed. Pass `y`, '
-                'or a dataset of (x, y); or use stage="hint", which needs none; or, '
-                "for the soft targets alone, a new Distiller compiled without loss and "
-                "metrics."
-            )
-        if self.loss is not None:
-            check_label_loss(self.loss, self._objective.pairings, self.student)
+    def _unpack(self, data: Any) -> tuple[Any, Any, Any, Lesson]:
+        """Inputs, labels and sample weights of a batch, and what is said of it."""
+        if isinstance(data, Taught):
+            data = (data,)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, Taught):
+            lesson = self.remembered(x)
+        else:
+            lesson = self.lessons.asked(x, self.stage, self._wanted())
+        return inputs_in(x), y, sample_weight, lesson
+
+    def remembered(self, x: Taught) -> Lesson:
+        """What was said of a batch, as far as the stage wants to know.
+
+        Raises:
+            ValueError: if it was said by another teacher, or of other layers.
+        """
+        with tf.init_scope():
+            fingerprints = self.teacher.fingerprints()
+        return self.lessons.remembered(x.said, fingerprints, self.stage, self._wanted())
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
         if self.stage == "hint":
@@ -310,13 +343,10 @@ class Distiller(FitsOnWorkers, Settings):
         slow: list[Any] = []
         if self.stage != "hint" and self.learning_rate_factor != 1:
             slow = self._objective.guided_variables(_all(self.hints))
-        before = [tf.identity(variable.value) for variable in slow]
-        self.optimizer.apply(gradients, variables)
-        if slow:
-            # This slows any optimizer; scaled gradients would not slow Adam or
-            # RMSprop, which divide them by their own size.
-            factor = self.learning_rate_factor
-            replicas.revise(slow, before, lambda old, new: old + factor * (new - old))
+        # This slows any optimizer; scaled gradients would not slow Adam or RMSprop,
+        # which divide them by their own size.
+        with replicas.slowed(slow, self.learning_rate_factor):
+            self.optimizer.apply(gradients, variables)
 
     def _log(
         self,

@@ -19,6 +19,26 @@ _FOR = {
 }
 
 
+def check_labels(distiller: Any, y: Any) -> None:
+    """Compare labels, or their absence, and the label loss with a Distiller's stage.
+
+    Raises:
+        ValueError: if they do not suit it.
+    """
+    no_use = distiller.loss is distiller._compile_metrics is None
+    if distiller.stage == "hint" or no_use:
+        return
+    if y is None:
+        raise ValueError(
+            f'Stage "{distiller.stage}" needs labels, and none were passed. Pass `y`, '
+            'or a dataset of (x, y); or use stage="hint", which needs none; or, '
+            "for the soft targets alone, a new Distiller compiled without loss and "
+            "metrics."
+        )
+    if distiller.loss is not None:
+        check_label_loss(distiller.loss, distiller.pairings, distiller.student)
+
+
 def check_label_loss(
     loss: Any, pairings: Sequence[Pairing | None], student: keras.Model
 ) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -13,27 +12,16 @@ from keras_fitnets import structure
 from keras_fitnets.features import features
 from keras_fitnets.hints import Hint
 from keras_fitnets.layers import HintRegressor
+from keras_fitnets.lessons import Lesson
+from keras_fitnets.lessons import Lessons
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import mask_of
 from keras_fitnets.losses import soft_target_crossentropy
 from keras_fitnets.losses import zeroed
 from keras_fitnets.outputs import pair_outputs
 from keras_fitnets.teacher import Teacher
-from keras_fitnets.teacher import TeacherPass
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
-
-
-class Lesson(NamedTuple):
-    """What the teacher says of a batch.
-
-    Attributes:
-        outputs: each member's outputs; empty where the stage needs none.
-        hints: the hints by position among the pairs.
-    """
-
-    outputs: list[Any]
-    hints: dict[int, Any]
 
 
 class Objective:
@@ -75,26 +63,18 @@ class Objective:
             members_from_logits=teacher.from_logits,
             student_from_logits=from_logits,
         )
-        self._lessons = TeacherPass(teacher, hints, inputs)
+        self.lessons = Lessons(teacher, hints, self.pairings, inputs)
         guided = [hint.guided_layer for hint in hints]
         self._features: Any = features(student, guided, inputs) if hints else None
         self.regressors = [
             _regressor(hint, teacher, student, hint_shape, guided_shape)
             for hint, hint_shape, guided_shape in zip(
                 hints,
-                self._lessons.shapes,
+                self.lessons.shapes,
                 self._features.shapes if self._features else [],
                 strict=True,
             )
         ]
-
-    def lesson(self, x: Any, stage: str, wanted: Sequence[int]) -> Lesson:
-        """What the teacher has to say of a batch in a stage; nothing more is run."""
-        if stage == "hint":
-            return Lesson([], self._lessons.hints(x, wanted))
-        if stage == "kd":
-            return Lesson(self._lessons.outputs(x), {})
-        return Lesson(*self._lessons.both(x))
 
     def student(
         self, x: Any, stage: str, wanted: Sequence[int], training: bool
@@ -127,17 +107,12 @@ class Objective:
     ) -> Any:
         """The second term of Eq. 2, summed over the outputs, a mean over samples."""
         flat = keras.tree.flatten(outputs)
-        members = [keras.tree.flatten(outputs) for outputs in lesson.outputs]
         weights = _weight_per_output(sample_weight, len(flat))
         losses = []
         for i, pairing in enumerate(self.pairings):
             if pairing is None:
                 continue
-            logits = [
-                reading.logits(member[i])
-                for reading, member in zip(pairing.members, members, strict=True)
-            ]
-            logits = _in_widest_dtype(logits)
+            logits = _in_widest_dtype([member[i] for member in lesson.logits])
             values = soft_target_crossentropy(
                 self._teacher.soft_logits(logits, temperature, pairing.activation),
                 pairing.student.logits(flat[i]),

@@ -175,6 +175,15 @@ def revise(
     tf.distribute.get_replica_context().merge_call(everywhere, args=(before, *args))
 
 
+@contextlib.contextmanager
+def slowed(variables: Sequence[Any], factor: float) -> Iterator[None]:
+    """Leave of what the block changes these variables by only so much."""
+    before = [tf.identity(variable.value) for variable in variables]
+    yield
+    if variables:
+        revise(variables, before, lambda old, new: old + factor * (new - old))
+
+
 def _looks_at_gradients(optimizer: Any) -> bool:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return True

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_fitnets import preflight
 from keras_fitnets.callbacks import Annealing
+from keras_fitnets.callbacks import listed
 from keras_fitnets.checkpoints import BestWeights
 from keras_fitnets.checkpoints import StageCheckpoint
 from keras_fitnets.distiller import Distiller
@@ -155,7 +156,7 @@ def fit_stagewise(
             active_hints=turn,
             epochs=hint_epochs,
             optimizer=optimizers[i],
-            callbacks=_listed(callbacks) + _listed(hint_callbacks),
+            callbacks=listed(callbacks) + listed(hint_callbacks),
             best=judge_hint and BestWeights(*judge_hint),
         )
         for i, turn in enumerate(turns)
@@ -167,7 +168,7 @@ def fit_stagewise(
             active_hints=everything,
             epochs=kd_epochs,
             optimizer=optimizers[-1],
-            callbacks=_listed(callbacks) + _listed(kd_callbacks),
+            callbacks=listed(callbacks) + listed(kd_callbacks),
             best=judge_kd and BestWeights(*judge_kd),
         )
     )
@@ -289,10 +290,6 @@ def _compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
     config = distiller.get_compile_config()["optimizer"]
     own = type(distiller.optimizer)
     return keras.optimizers.deserialize(config, custom_objects={own.__name__: own})
-
-
-def _listed(callbacks: Any) -> list[keras.callbacks.Callback]:
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.History:

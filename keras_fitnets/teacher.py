@@ -1,5 +1,6 @@
 """One or several frozen networks, seen as one."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -9,8 +10,6 @@ import keras
 from keras import ops
 
 from keras_fitnets import structure
-from keras_fitnets.features import features
-from keras_fitnets.hints import Hint
 from keras_fitnets.losses import check_number
 from keras_fitnets.outputs import check_from_logits
 
@@ -115,13 +114,13 @@ class Teacher:
         return mean * temperature
 
     def fingerprint(self) -> str:
-        """A digest of how the members are built and averaged, and of their weights."""
-        digest = hashlib.sha256(f"{self.average} {self.weights}".encode())
-        for model in self.models:
-            for weight in model.weights:
-                digest.update(f"{weight.name} {weight.shape}".encode())
-                digest.update(ops.convert_to_numpy(weight).tobytes())
-        return digest.hexdigest()[:16]
+        """A digest of the members, and of how they are averaged."""
+        whole = f"{self.average} {self.weights} {self.fingerprints()}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+    def fingerprints(self) -> list[str]:
+        """For each member a digest of its layers, but for their names, and weights."""
+        return [_fingerprint(model) for model in self.models]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -137,66 +136,6 @@ class Teacher:
         return cls(**{**config, "models": models})
 
 
-class TeacherPass:
-    """A teacher's forward passes: its outputs, its hints, or both at once.
-
-    Args:
-        teacher: the `Teacher`.
-        hints: the `Hint` pairs whose hint layers are asked for.
-        inputs: symbolic inputs, for networks that show no graph.
-    """
-
-    def __init__(self, teacher: Teacher, hints: Sequence[Hint], inputs: Any) -> None:
-        self._members = teacher.models
-        for hint in hints:
-            if hint.member >= len(self._members):
-                raise ValueError(
-                    f"{hint} asks for member {hint.member} of a teacher that has "
-                    f"{len(self._members)}; members are counted from 0."
-                )
-        self._positions = {
-            m: [i for i, hint in enumerate(hints) if hint.member == m]
-            for m in {hint.member for hint in hints}
-        }
-        self._features = {
-            m: features(self._members[m], [hints[i].hint_layer for i in at], inputs)
-            for m, at in self._positions.items()
-        }
-        shapes = [
-            (i, shape)
-            for m, at in self._positions.items()
-            for i, shape in zip(at, self._features[m].shapes, strict=True)
-        ]
-        self.shapes = [shape for _, shape in sorted(shapes)]
-
-    def hints(self, x: Any, wanted: Sequence[int]) -> dict[int, Any]:
-        """The hints at some positions; nothing above them is run."""
-        found: dict[int, Any] = {}
-        for member, positions in self._positions.items():
-            local = [n for n, i in enumerate(positions) if i in wanted]
-            if local:
-                tensors = self._features[member].upto(x, False, local)
-                found.update(zip([positions[n] for n in local], tensors, strict=True))
-        return found
-
-    def outputs(self, x: Any) -> list[Any]:
-        """Each member's outputs."""
-        return [structure.run(member, x, training=False) for member in self._members]
-
-    def both(self, x: Any) -> tuple[list[Any], dict[int, Any]]:
-        """Each member's outputs and all hints, in one pass through each."""
-        outputs: list[Any] = []
-        found: dict[int, Any] = {}
-        for m, member in enumerate(self._members):
-            if m in self._features:
-                member_outputs, tensors = self._features[m].full(x, False)
-                found.update(zip(self._positions[m], tensors, strict=True))
-            else:
-                member_outputs = structure.run(member, x, training=False)
-            outputs.append(member_outputs)
-        return outputs, found
-
-
 def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
@@ -207,3 +146,45 @@ def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...
         )
     weights = [check_number("weights", weight, "positive") for weight in weights]
     return tuple(weight / sum(weights) for weight in weights)
+
+
+# What a configuration says that changes no output, and the keys of what names layers.
+_IDLE = {"name", "trainable", "shared_object_id", "build_config", "compile_config"}
+_GRAPH = {"inbound_nodes", "input_layers", "output_layers"}
+
+
+def _fingerprint(model: keras.Model) -> str:
+    digest = hashlib.sha256()
+    layers = [model, *structure.descendants(model)]
+    parts = [part for one in layers for part in getattr(one, "operations", ())]
+    # Keras numbers layers anew wherever they are made: a place instead of each name.
+    names = dict.fromkeys(part.name for part in [*layers, *parts])
+    places = {name: f"layer {i}" for i, name in enumerate(names)}
+    for layer in layers:
+        digest.update(f"{type(layer).__name__} {layer.dtype_policy.name}".encode())
+        # Not every layer of a user's own can tell its configuration.
+        with contextlib.suppress(Exception):
+            digest.update(_told(layer.get_config(), places, graph=False).encode())
+    for weight in model.weights:
+        digest.update(f"{weight.name} {weight.shape} {weight.dtype}".encode())
+        digest.update(ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _told(config: Any, places: dict[str, str], graph: bool) -> str:
+    """A configuration as text that is the same in every process."""
+    if isinstance(config, dict):
+        told = {
+            str(key): _told(value, places, graph or key in _GRAPH)
+            for key, value in config.items()
+            if key not in _IDLE
+        }
+        return f"{sorted(told.items())}"
+    if isinstance(config, (list, tuple)):
+        return f"{[_told(value, places, graph) for value in config]}"
+    if isinstance(config, str):
+        return places.get(config, config) if graph else config
+    if config is None or isinstance(config, (bool, int, float, bytes)):
+        return repr(config)
+    # What has no text of its own may tell its address in memory.
+    return repr(config.tolist()) if hasattr(config, "tolist") else str(type(config))

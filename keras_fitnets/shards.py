@@ -1,0 +1,204 @@
+"""Records of many examples on disk, in shards that appear whole or not at all."""
+
+import functools
+import json
+import math
+import os
+import re
+import uuid
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PLAN = "plan.json"
+_SHARD = re.compile(r"\d{5,}-[0-9a-f]{8}\.npy")
+_PARTIAL = re.compile(r"[0-9a-f]{32}\.partial")
+LOCK = "writer.lock"
+SHARD_BYTES = 2**26
+
+
+class Shards:
+    """NumPy's `.npy` files of structured records, each with its CRC-32 in its name.
+
+    Beside them stands a plan, in JSON, of what they hold.
+
+    Args:
+        directory: where they are.
+        plan: `"fields"` holds `[name, dtype, shape]` of each field of a record,
+            `"rows"` the number of records in a shard, `"records"` their number in
+            all, None as long as it is not known; the rest is its maker's.
+    """
+
+    def __init__(self, directory: Path, plan: dict[str, Any]) -> None:
+        self.directory = directory
+        self.plan = plan
+        self.dtype = _record(plan["fields"])
+        self.rows = plan["rows"]
+        self._whole: dict[int, Path] = {}
+
+    def are_complete(self) -> bool:
+        """Whether every shard is there."""
+        records = self.plan["records"]
+        return records is not None and set(range(-(-records // self.rows))) <= {
+            int(path.stem.split("-")[0]) for path in self._paths()
+        }
+
+    def bytes(self) -> int:
+        """The size of the shards that are there."""
+        return sum(path.stat().st_size for path in self._paths())
+
+    def pieces(self, row: int, count: int) -> Iterator[tuple[int, slice, slice]]:
+        """Where records from `row` on go: the shard, the part of it, their part."""
+        done = 0
+        while done < count:
+            number, at = divmod(row + done, self.rows)
+            size = min(count - done, self.rows - at)
+            yield number, slice(at, at + size), slice(done, done + size)
+            done += size
+
+    def shard(self, number: int) -> np.ndarray | None:
+        """The records of a shard, mapped into memory, or None if it is not there.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        if number not in self._whole:
+            for path in self._paths(f"{number:05d}"):
+                self._check(path)
+                self._whole[number] = path
+        return _mapped(self._whole[number]) if number in self._whole else None
+
+    def write(self, number: int, records: np.ndarray) -> None:
+        """Put a shard there, in one instant."""
+        partial = self.directory / f"{uuid.uuid4().hex}.partial"
+        try:
+            with partial.open("wb") as file:
+                np.save(file, records)
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.directory / f"{number:05d}-{_crc(partial):08x}.npy"
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._whole[number] = path
+
+    def note(self, **facts: Any) -> None:
+        """Write the plan, and these facts in it."""
+        self.plan = {**self.plan, **facts}
+        partial = self.directory / f"{uuid.uuid4().hex}.partial"
+        partial.write_text(_text(self.plan))
+        partial.replace(self.directory / _PLAN)
+
+    def clean(self) -> None:
+        """Delete what killed writers have left half-written."""
+        for path in self.directory.iterdir():
+            if _PARTIAL.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A field of the records at these positions, which must all be there."""
+        field = self.dtype[name]
+        taken = _aligned((len(rows), *field.shape), field.base)
+        # A row after the other: each is one stretch of memory, and is copied as one.
+        for i, row in enumerate(rows.tolist()):
+            number, within = divmod(row, self.rows)
+            taken[i] = _mapped(self._whole[number])[name][within]
+        return taken
+
+    def _paths(self, number: str = "") -> list[Path]:
+        return [
+            path
+            for path in self.directory.glob(f"{number}*.npy")
+            if _SHARD.fullmatch(path.name)
+        ]
+
+    def _check(self, path: Path) -> None:
+        remedy = (
+            "Delete this file and call `cache_teacher` as before: it writes what is "
+            "missing."
+        )
+        if f"{_crc(path):08x}" != path.stem.split("-")[1]:
+            raise ValueError(
+                f"The cache is damaged: '{path}' is not what was written, by its "
+                f"CRC-32. {remedy}"
+            )
+        records = _mapped(path)
+        if records.dtype != self.dtype or len(records) > self.rows:
+            raise ValueError(
+                f"'{path}' holds other records than its plan '{_PLAN}' says. {remedy}"
+            )
+
+
+# So many that they need not be opened again, as a rule, and so few that a process may
+# have as many files open.
+@functools.lru_cache(maxsize=256)
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_plan(directory: Path) -> dict[str, Any] | None:
+    """The plan in a directory, or None if it is new or empty.
+
+    Raises:
+        ValueError: if the plan is damaged, or if something else is in the directory.
+    """
+    path = directory / _PLAN
+    if not path.exists():
+        names = [entry.name for entry in directory.glob("*")]
+        others = [n for n in names if n != LOCK and not _PARTIAL.fullmatch(n)]
+        if _PLAN in others:
+            # Another process has just begun.
+            return read_plan(directory)
+        if others:
+            raise ValueError(
+                f"'{directory}' is no cache, and not empty: it holds {others[:3]}, and "
+                f"no '{_PLAN}'. Pass an empty or a new directory, or delete this one."
+            )
+        return None
+    try:
+        text = path.read_text()
+        plan = json.loads(text)
+        whole = _text(plan) == text
+    except (ValueError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"The cache is damaged: '{path}' is not what was written. Delete '"
+            f"{directory}' and call `cache_teacher` again."
+        )
+    return {key: value for key, value in plan.items() if key != "crc"}
+
+
+def rows_of(fields: list[Any]) -> int:
+    """How many records go into one shard: so many that its loss is no great loss."""
+    return max(1, SHARD_BYTES // _record(fields).itemsize)
+
+
+def _record(fields: list[Any]) -> np.dtype:
+    named = [(name, dtype, tuple(shape)) for name, dtype, shape in fields]
+    return np.dtype(named, align=True)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that TensorFlow takes as it is; another it would copy."""
+    count = math.prod(shape) * dtype.itemsize
+    room: np.ndarray = np.empty(count + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + count].view(dtype).reshape(shape)
+
+
+def _text(plan: dict[str, Any]) -> str:
+    facts = {key: value for key, value in plan.items() if key != "crc"}
+    crc = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    return json.dumps({**facts, "crc": crc}, sort_keys=True, indent=1) + "\n"
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            crc = zlib.crc32(part, crc)
+    return crc

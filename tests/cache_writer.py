@@ -1,0 +1,32 @@
+"""A process that makes a cache: `python cache_writer.py FOLDER [slowly]`.
+
+Prints a digest of what the cache gives back.
+"""
+
+import hashlib
+import sys
+import time
+
+import tensorflow as tf
+import test_cache
+
+from keras_fitnets import shards
+
+shards.SHARD_BYTES = 600
+FOLDER, *WORDS = sys.argv[1:]
+if WORDS:
+    write = shards.Shards.write
+
+    def slowly(*args):
+        write(*args)
+        time.sleep(0.2)
+
+    shards.Shards.write = slowly
+
+dataset = test_cache.cached(
+    test_cache.distiller(), test_cache.batches(*test_cache.data()), FOLDER
+)
+digest = hashlib.sha256()
+for tensor in tf.nest.flatten(test_cache.elements(dataset)):
+    digest.update(tensor.tobytes())
+print(digest.hexdigest())
