@@ -2,7 +2,32 @@
 
 import json
 import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+
+def medians(
+    steps: dict[str, Callable[[], object]], repeats: int, warm_up: int = 3
+) -> dict[str, float]:
+    """The median time of each step in seconds.
+
+    The steps take turns, so that whatever else the machine does slows all alike, and in
+    another order each time, so that none has always the same one before it; each must
+    have done its work when it returns.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    order, drawn = list(steps), random.Random(0)
+    for turn in range(warm_up + repeats):
+        drawn.shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            steps[name]()
+            if turn >= warm_up:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def publish(command: str, result: dict, path: Path | None) -> None:

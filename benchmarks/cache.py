@@ -1,0 +1,158 @@
+"""What a cache of the teacher's outputs costs, and what it saves.
+
+`python -m benchmarks.cache` makes a cache for the paper's CIFAR-10 pair (or a ResNet
+pair) on random images, and compares, each in turns with the other:
+
+- writing it with the teacher's forward passes over the same images;
+- an epoch of each stage on it with an epoch of the student alone in Keras' `fit`, and
+  with the same epoch without the cache;
+- the losses of a training on hints in float16 with those on hints in float32.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_fitnets as kf
+from benchmarks import medians
+from benchmarks import networks
+from benchmarks import publish
+
+BATCH = 64
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def maxout_pair():
+    return networks.maxout_teacher(), networks.fitnet1(), ("conv2", "conv6")
+
+
+def resnet_pair():
+    student = networks.resnet("conv3_block4_out")
+    return networks.resnet(), student, ("conv4_block6_out", "conv3_block2_out")
+
+
+PAIRS = {"maxout": maxout_pair, "resnet": resnet_pair}
+
+
+def images(shape: tuple[int, ...], count: int) -> tf.data.Dataset:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, *shape)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=count)))
+
+
+def distiller_of(teacher, student, hints, stage: str) -> kf.Distiller:
+    distiller = kf.Distiller(teacher, student, hints=hints, stage=stage)
+    distiller.compile(keras.optimizers.SGD(1e-4), LOSS)
+    return distiller
+
+
+def epoch_of(model: keras.Model, dataset: tf.data.Dataset):
+    return lambda: model.fit(dataset, shuffle=False, verbose=0)
+
+
+def writing(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, float]:
+    """Of a cache, and the teacher's forward passes over the same batches."""
+    [teacher] = distiller.teacher.models
+    forward = tf.function(lambda x: teacher(x, training=False), reduce_retracing=True)
+    folders = (Path(tempfile.mkdtemp()) for _ in itertools.count())
+
+    def write():
+        folder = next(folders)
+        kf.cache_teacher(distiller, dataset, folder / "cache", verbose=0)
+        shutil.rmtree(folder)
+
+    def passes():
+        for x, _ in dataset:
+            forward(x)
+
+    return medians({"forward": passes, "write": write}, repeats, warm_up=1)
+
+
+def epochs(pair, dataset: tf.data.Dataset, folder: Path, repeats: int) -> dict:
+    """Of the student alone and of each stage, with and without the cache."""
+    teacher, student, hints = PAIRS[pair]()
+    student.compile(keras.optimizers.SGD(1e-4), LOSS)
+    steps = {"student": epoch_of(student, dataset)}
+    for stage in ("hint", "kd", "joint"):
+        distiller = distiller_of(teacher, PAIRS[pair]()[1], hints, stage)
+        cached = kf.cache_teacher(distiller, dataset, folder, verbose=0)
+        shuffled = kf.cache_teacher(distiller, dataset, folder, shuffle=True, verbose=0)
+        steps[f"{stage}, cached"] = epoch_of(distiller, cached)
+        steps[f"{stage}, cached and shuffled"] = epoch_of(distiller, shuffled)
+        steps[stage] = epoch_of(distiller, dataset)
+    return medians(steps, repeats, warm_up=1)
+
+
+def rounding(pair, dataset: tf.data.Dataset, folder: Path) -> dict[str, float]:
+    """How far the losses of ten epochs move when the hints are in float16."""
+    losses = {}
+    for dtype in ("float32", "float16"):
+        keras.utils.set_random_seed(0)
+        distiller = distiller_of(*PAIRS[pair](), "joint")
+        cached = kf.cache_teacher(
+            distiller, dataset, folder / dtype, hint_dtype=dtype, verbose=0
+        )
+        history = distiller.fit(cached, epochs=10, shuffle=False, verbose=0).history
+        losses[dtype] = {name: np.array(log) for name, log in history.items()}
+    return {
+        name: float(np.max(np.abs(losses["float16"][name] / exact - 1)))
+        for name, exact in losses["float32"].items()
+    }
+
+
+def main(pair: str, batches: int, repeats: int) -> dict:
+    keras.utils.set_random_seed(0)
+    distiller = distiller_of(*PAIRS[pair](), "joint")
+    dataset = images(distiller.student.input_shape[1:], batches * BATCH).batch(BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        moved = rounding(pair, dataset.take(2), Path(folder))
+        written = writing(distiller, dataset, repeats)
+        seconds = epochs(pair, dataset, Path(folder) / "kept", repeats)
+    over = {
+        f"{stage}, {kind} / student": seconds[f"{stage}, {kind}"] / seconds["student"]
+        for stage in ("hint", "kd", "joint")
+        for kind in ("cached", "cached and shuffled")
+    }
+    faster = {
+        f"{stage} / {stage}, cached": seconds[stage] / seconds[f"{stage}, cached"]
+        for stage in ("hint", "kd", "joint")
+    }
+    return {
+        "pair": pair,
+        "batches of 64": batches,
+        "repeats": repeats,
+        "ratios": {
+            "writing / teacher's forward passes": written["write"] / written["forward"],
+            **over,
+            **faster,
+        },
+        "largest relative change of a loss by hints in float16": moved,
+        "seconds": {**written, **seconds},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", choices=PAIRS, default="maxout")
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    arguments = parser.parse_args()
+    command = "python -m benchmarks.cache" + "".join(
+        f" --{name} {getattr(arguments, name)}"
+        for name in ("pair", "batches", "repeats")
+    )
+    publish(
+        command,
+        main(arguments.pair, arguments.batches, arguments.repeats),
+        arguments.json,
+    )

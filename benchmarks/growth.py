@@ -1,0 +1,126 @@
+"""How the cost of a step grows with the teacher, the hint pairs and the ensemble.
+
+`python -m benchmarks.growth` measures steps of FitNet 1 in batches of 64, with and
+without a cache of the teacher's outputs, as multiples of the student's own step, and
+draws them.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+
+import keras_fitnets as kf
+from benchmarks import medians
+from benchmarks import networks
+from benchmarks import publish
+from benchmarks.step import BATCH
+from benchmarks.step import by_keras
+from examples.digits import multiplications
+
+WIDTHS = (8, 16, 32, 48, 64, 96)
+COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
+SWEEPS = {
+    "teacher": ("the teacher's multiplications, millions", 'stage "kd"'),
+    "pairs": ("hint pairs, of a teacher with twice the channels", 'stage "joint"'),
+    "ensemble": ("teachers of width 16", 'stage "kd"'),
+}
+
+
+def points(sweep: str) -> dict[float, tuple[Any, list | None]]:
+    """The teacher and the hints for each point on the axis of a sweep."""
+    if sweep == "teacher":
+        teachers = [networks.maxout_teacher(width) for width in WIDTHS]
+        return {multiplications(one) / 1e6: (one, None) for one in teachers}
+    if sweep == "pairs":
+        teacher = networks.wide_fitnet1()
+        layers = [f"conv{i}" for i in COUNTS]
+        return {n: (teacher, [(name, name) for name in layers[:n]]) for n in COUNTS}
+    teachers = [networks.maxout_teacher(16) for _ in COUNTS]
+    return {n: (teachers[:n], None) for n in COUNTS}
+
+
+def measure(sweep: str, folder: Path, repeats: int) -> list[dict[str, float]]:
+    """For each point the steps as multiples of the student's."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4 * BATCH, 32, 32, 3)).astype("float32")
+    y = rng.integers(10, size=len(x))
+    # The batches are there already: what it costs to load them is not in question.
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).cache()
+    steps = {"student": by_keras(networks.fitnet1(), data.repeat())}
+    at = points(sweep)
+    for point, (teacher, hints) in at.items():
+        for kind in ("without", "cached"):
+            distiller = kf.Distiller(teacher, networks.fitnet1(), hints)
+            used = data
+            if kind == "cached":
+                used = kf.cache_teacher(
+                    distiller, data, folder / f"{sweep}{point}", verbose=0
+                )
+            steps[f"{point} {kind}"] = by_keras(distiller, used.repeat())
+        batch = tf.constant(x[:BATCH])
+        asked = tf.function(lambda d=distiller, b=batch: d.taught(b).said)
+        steps[f"{point} teacher"] = asked
+    seconds = medians(steps, repeats)
+    own = seconds["student"]
+    return [
+        {
+            "at": round(point, 1),
+            "student + teacher": round(1 + seconds[f"{point} teacher"] / own, 3),
+            "step": round(seconds[f"{point} without"] / own, 3),
+            "step on a cache": round(seconds[f"{point} cached"] / own, 3),
+        }
+        for point in at
+    ]
+
+
+def draw(sweeps: dict[str, list[dict[str, float]]], path: Path) -> None:
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(12, 3.6), sharey=False)
+    styles = {
+        "student + teacher": {"color": "0.6", "linewidth": 5},
+        "step": {"color": "C0", "marker": "o"},
+        "step on a cache": {"color": "C1", "marker": "s"},
+    }
+    for axis, (sweep, rows) in zip(axes, sweeps.items(), strict=True):
+        for name, style in styles.items():
+            axis.plot(
+                [r["at"] for r in rows], [r[name] for r in rows], label=name, **style
+            )
+        label, stage = SWEEPS[sweep]
+        axis.set(xlabel=label, title=stage, ylim=(0, None))
+        axis.axhline(1, color="0.6", linestyle=":", label="the student's own step")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("time of a step, student's own = 1")
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--plot", type=Path, help="draw the result in this file")
+    options = parser.parse_args()
+    tf.get_logger().setLevel("ERROR")
+    with tempfile.TemporaryDirectory() as folder:
+        sweeps = {
+            sweep: measure(sweep, Path(folder), options.repeats) for sweep in SWEEPS
+        }
+    command = f"python -m benchmarks.growth --repeats {options.repeats}"
+    publish(command, {"student's own step": 1, **sweeps}, options.json)
+    if options.plot:
+        draw(sweeps, options.plot)
+
+
+if __name__ == "__main__":
+    main()
