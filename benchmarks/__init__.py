@@ -1,11 +1,13 @@
 """Measurements, each a command: `python -m benchmarks.<name>`."""
 
+import functools
 import json
 import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -14,20 +16,35 @@ def medians(
 ) -> dict[str, float]:
     """The median time of each step in seconds.
 
-    The steps take turns, so that whatever else the machine does slows all alike, and in
-    another order each time, so that none has always the same one before it; each must
-    have done its work when it returns.
+    Each must have done its work when it returns.
     """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order, drawn = list(steps), random.Random(0)
+
+    def timed(name: str, step: Callable[[], object]) -> dict[str, float]:
+        start = time.perf_counter()
+        step()
+        return {name: time.perf_counter() - start}
+
+    runs = [functools.partial(timed, *item) for item in steps.items()]
+    return medians_of(runs, repeats, warm_up)
+
+
+def medians_of(
+    runs: Sequence[Callable[[], dict[str, float]]], repeats: int, warm_up: int
+) -> dict[str, float]:
+    """The medians of what runs measure, by name.
+
+    They take turns, so that whatever else the machine does slows all alike, and in
+    another order each time, so that none has always the same one before it.
+    """
+    measured: dict[str, list[float]] = {}
+    order, drawn = list(runs), random.Random(0)
     for turn in range(warm_up + repeats):
         drawn.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            steps[name]()
-            if turn >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+        for run in order:
+            found = run()
+            for name, value in found.items() if turn >= warm_up else ():
+                measured.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 def publish(command: str, result: dict, path: Path | None) -> None:

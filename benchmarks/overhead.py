@@ -20,12 +20,10 @@ import argparse
 import functools
 import gc
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +34,7 @@ import keras
 import tensorflow as tf
 
 import keras_fitnets as kf
+from benchmarks import medians_of
 from benchmarks import publish
 from benchmarks.long_run import TRACES
 from benchmarks.long_run import Watching
@@ -93,22 +92,11 @@ class Epoch(keras.callbacks.Callback):
         self.seconds = time.process_time() - self.start
 
 
-def medians(runs: Sequence[Run], repeats: int) -> dict[str, float]:
-    """The medians of what runs measure that take turns; the first turn warms up."""
-    seconds: dict[str, list[float]] = {}
-    for turn in range(1 + repeats):
-        for run in runs:
-            gc.collect()
-            measured = run()
-            for name, value in measured.items() if turn else ():
-                seconds.setdefault(name, []).append(value)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def first_step(job: digits.Run, name: str, stage: str | None) -> dict[str, float]:
     """The time to the first step, and of what comes before it."""
     teacher, model = digits.teacher_network(), digits.student_network()
     optimizer, first = job.optimizer(EPOCHS), FirstBatch()
+    gc.collect()
     start = time.process_time()
     if stage:
         model = kf.Distiller(teacher, model, digits.HINTS, stage=stage)
@@ -233,10 +221,10 @@ def main(repeats: int) -> dict[str, Any]:
     stages = {"plain": None, **{s: s for s in STAGES}, "fit_stagewise": "hint"}
     firsts = [functools.partial(first_step, job, *names) for names in stages.items()]
     seconds = {
-        **medians(firsts, repeats),
-        **medians(epochs(job), repeats),
+        **medians_of(firsts, repeats, warm_up=1),
+        **medians_of(epochs(job), repeats, warm_up=1),
     }
-    imported = medians([import_time], repeats)["import"]
+    imported = medians_of([import_time], repeats, warm_up=1)["import"]
     ratios = {
         name: {
             "measured": round(seconds[top] / sum(seconds[b] for b in bottom), 3),

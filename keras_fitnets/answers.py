@@ -18,8 +18,8 @@ class Answers:
     def __init__(self, distiller: Distiller, hint_dtype: str) -> None:
         self.hint_dtype = hint_dtype
         self.fingerprints = distiller.teacher.fingerprints()
-        said = distiller.lessons.names(self.fingerprints)
-        self.names = [f"{member} {name}" for member, name in said]
+        every = range(len(distiller.hints))
+        self.names = distiller.lessons.names(self.fingerprints, "joint", every)
         self._teacher = distiller.teacher
         self._lessons = distiller.lessons
         self._answers = tf.function(self._trace, reduce_retracing=True, autograph=False)

@@ -179,16 +179,31 @@ class Distiller(FitsOnWorkers, Settings):
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         check_data(self, **given, training=True)
-        passes = getattr(given.get("x"), "passes", None)
-        if passes is not None:
+        replay = getattr(given.get("x"), "replay", None)
+        if replay is not None:
             # A cache's views and order go by the epoch, also where a run is resumed.
-            given["callbacks"] = [*listed(given.get("callbacks")), passes]
+            given["callbacks"] = [*listed(given.get("callbacks")), replay.passes]
+        for name in ("x", "validation_data"):
+            if name in given:
+                given[name] = self._narrowed(given[name])
         return super().fit(**given)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
         check_data(self, **bound.arguments)
-        return super().evaluate(*args, **kwargs)
+        # Within `fit`, which has done so, `evaluate` has an argument of Keras' own.
+        if "kwargs" not in bound.arguments:
+            bound.arguments["x"] = self._narrowed(bound.arguments.get("x"))
+        return super().evaluate(*bound.args, **bound.kwargs)
+
+    def _narrowed(self, data: Any) -> Any:
+        """The same, but a cache gives no more of itself than the stage asks for."""
+        replay = getattr(data, "replay", None)
+        if replay is None:
+            return data
+        fingerprints = self.teacher.fingerprints()
+        wanted = self.lessons.names(fingerprints, self.stage, self._wanted())
+        return replay.dataset(wanted)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight, lesson = self._unpack(data)

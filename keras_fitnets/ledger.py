@@ -14,7 +14,8 @@ from keras_fitnets.answers import shown
 from keras_fitnets.passage import PARTS
 from keras_fitnets.passage import Passage
 from keras_fitnets.passage import same
-from keras_fitnets.replay import replayed
+from keras_fitnets.replay import Replay
+from keras_fitnets.replay import is_of
 from keras_fitnets.shards import Shards
 from keras_fitnets.shards import read_plan
 from keras_fitnets.shards import rows_of
@@ -110,11 +111,11 @@ class Cache:
     def dataset(self, shuffle: bool, seed: int, batch_size: int) -> tf.data.Dataset:
         """What `fit` takes."""
         assert self._shards is not None
-        said = [name for name in self._shards.dtype.names or () if self._is_asked(name)]
-        return replayed(
-            *(self._shards, self._passage, said, self._views),
+        replay = Replay(
+            *(self._shards, self._passage, self._views),
             *(shuffle, seed, batch_size),
         )
+        return replay.dataset(self._answers.names)
 
     def _begun(self) -> Shards:
         passage = self._passage
@@ -147,12 +148,6 @@ class Cache:
                 "views",
                 str(self.directory),
             )
-
-    def _is_asked(self, name: str) -> bool:
-        """Whether a field is one that the Distiller asks for, or the mask of one."""
-        member, _, what = name.partition(" ")
-        hint = what.replace("mask ", "hint ", 1) if what.startswith("mask ") else what
-        return f"{member} {hint}" in self._answers.names
 
     def _compare(
         self, known: np.ndarray, batch: dict[str, np.ndarray], here: slice, row: int
@@ -199,15 +194,17 @@ class Cache:
                 f" weights and layers, and this one has {asked.fingerprints}."
             )
         layers = sorted(map(shown, said))
-        for name in asked.names:
+        for member, what in asked.names:
+            name = f"{member} {what}"
             if name not in said:
-                self._refuse(f"It has no {shown(name)}, but {layers}.")
-            if " hint " in name and np.dtype(said[name]) != asked.hint_dtype:
+                self._refuse(f"It has no '{what}', but {layers}.")
+            if what.startswith("hint ") and np.dtype(said[name]) != asked.hint_dtype:
                 self._refuse(
                     f"It holds hints in {np.dtype(said[name])}; you asked for "
                     f"hint_dtype={asked.hint_dtype!r}."
                 )
-        if plan["records"] is None and not all(map(self._is_asked, said)):
+        known = all(is_of(name, asked.names) for name in said)
+        if plan["records"] is None and not known:
             self._refuse(
                 f"It is unfinished, and was begun with {layers}; go on with the same "
                 "hints."

@@ -108,17 +108,20 @@ class Lessons:
         outputs = [structure.run(member, x, training=False) for member in self._members]
         return Lesson(self._logits(outputs), {})
 
-    def names(self, fingerprints: Sequence[str]) -> list[tuple[str, str]]:
-        """The network and the name of each tensor that `said` holds, but for masks."""
+    def names(
+        self, fingerprints: Sequence[str], stage: str, wanted: Sequence[int]
+    ) -> list[tuple[str, str]]:
+        """Each tensor of a stage's lesson, but for masks: its network, and its name."""
         outputs = [
             (member, self._output(i, m))
             for m, member in enumerate(fingerprints)
             for i, pairing in enumerate(self._pairings)
-            if pairing is not None
+            if pairing is not None and stage != "hint"
         ]
         hints = [
-            (fingerprints[hint.member], self._hint(i))
-            for i, hint in enumerate(self._hints)
+            (fingerprints[self._hints[i].member], self._hint(i))
+            for i in wanted
+            if stage != "kd"
         ]
         return list(dict.fromkeys(outputs + hints))
 

@@ -1,7 +1,7 @@
 """From shards back to batches: a dataset in which the teacher has already spoken."""
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -29,68 +29,93 @@ class Passes(keras.callbacks.Callback):
         return self.next - 1
 
 
-def replayed(
-    shards: Shards,
-    passage: Passage,
-    said: Sequence[str],
-    views: int,
-    shuffle: bool,
-    seed: int,
-    batch_size: int,
-) -> tf.data.Dataset:
-    """The examples of a passage, each pass in the next view, with what was said.
+class Replay:
+    """The examples of a passage in batches, each pass in the next view.
 
     Args:
         shards: complete; they hold the views one after the other.
         passage: gives the structure of an element.
-        said: the fields of the teacher that are wanted, "<fingerprint> <name>".
         views, shuffle, seed, batch_size: as for `cache_teacher`.
     """
-    examples = shards.plan["records"] // views
-    names = [*(name for name, *_ in passage.fields), *said]
-    passes = Passes()
 
-    def orders() -> Iterator[np.ndarray]:
-        number = passes.begin()
-        order = np.arange(examples)
-        if shuffle:
-            order = np.random.default_rng([seed, number]).permutation(examples)
-        order += number % views * examples
-        for start in range(0, examples, batch_size):
-            yield order[start : start + batch_size]
+    def __init__(
+        self,
+        shards: Shards,
+        passage: Passage,
+        views: int,
+        shuffle: bool,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self.passes = Passes()
+        self._shards = shards
+        self._passage = passage
+        self._views = views
+        self._examples = shards.plan["records"] // views
+        self._shuffle = shuffle
+        self._seed = seed
+        self._batch_size = batch_size
 
-    fields = [shards.dtype[name] for name in names]
-    size = batch_size if examples % batch_size == 0 else None
+    def dataset(self, names: Collection[tuple[str, str]]) -> tf.data.Dataset:
+        """What `fit` takes; of what was said only these, with their masks, are read.
 
-    def read(rows: tf.Tensor) -> tuple[Any, ...]:
+        Args:
+            names: of tensors, each behind its network's fingerprint.
+        """
+        fields = [name for name, *_ in self._passage.fields]
+        said = [f for f in self._shards.dtype.names or () if is_of(f, names)]
+        read = functools.partial(self._read, fields, said)
+        examples, size = self._examples, self._batch_size
+        even = examples % size == 0
+        dataset = tf.data.Dataset.range(1).flat_map(self._rows)
+        dataset = dataset.batch(size, drop_remainder=even)
+        count = tf.data.experimental.assert_cardinality(-(-examples // size))
+        options = tf.data.Options()
+        # There is nothing to tune, and no file that tf.data could give to each worker.
+        options.autotune.enabled = False
+        policy = tf.data.experimental.AutoShardPolicy.DATA
+        options.experimental_distribute.auto_shard_policy = policy
+        dataset = dataset.apply(count).map(read).prefetch(2).with_options(options)
+        dataset.replay = self
+        return dataset
+
+    def _rows(self, _: Any) -> tf.data.Dataset:
+        """The numbers of the records of a pass, in their order."""
+        rows = tf.numpy_function(self._order, [], "int64")
+        rows.set_shape((self._examples,))
+        return tf.data.Dataset.from_tensor_slices(rows)
+
+    def _order(self) -> np.ndarray:
+        number, order = self.passes.begin(), np.arange(self._examples)
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, number]).permutation(order)
+        return order + number % self._views * self._examples
+
+    def _read(self, fields: list[str], said: list[str], rows: tf.Tensor) -> Any:
+        names, shards = [*fields, *said], self._shards
+        kinds = [shards.dtype[name] for name in names]
         arrays = tf.numpy_function(
             lambda rows: [shards.take(name, rows) for name in names],
             [rows],
-            [tf.as_dtype(field.base) for field in fields],
+            [tf.as_dtype(kind.base) for kind in kinds],
         )
-        for array, field in zip(arrays, fields, strict=True):
-            array.set_shape((size, *field.shape))
+        for array, kind in zip(arrays, kinds, strict=True):
+            array.set_shape((*rows.shape, *kind.shape))
         named = dict(zip(names, arrays, strict=True))
         by_member: dict[str, dict[str, Any]] = {}
         for name in said:
             member, what = name.split(" ", 1)
             by_member.setdefault(member, {})[what] = named[name]
-        inputs, labels, weights = passage.packed(named)
+        inputs, labels, weights = self._passage.packed(named)
         taught = Taught(inputs, by_member)
         if weights is not None:
             return taught, labels, weights
         return (taught,) if labels is None else (taught, labels)
 
-    dataset = tf.data.Dataset.from_generator(
-        orders, output_signature=tf.TensorSpec((size,), "int64")
-    )
-    count = -(-examples // batch_size)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
-    options = tf.data.Options()
-    # There is nothing to tune, and no file that tf.data could give to each worker.
-    options.autotune.enabled = False
-    policy = tf.data.experimental.AutoShardPolicy.DATA
-    options.experimental_distribute.auto_shard_policy = policy
-    dataset = dataset.map(read).prefetch(2).with_options(options)
-    dataset.passes = passes
-    return dataset
+
+def is_of(field: str, names: Collection[tuple[str, str]]) -> bool:
+    """Whether a field holds one of these tensors, or the mask of one."""
+    member, _, what = field.partition(" ")
+    if what.startswith("mask "):
+        what = what.replace("mask ", "hint ", 1)
+    return (member, what) in names

@@ -102,10 +102,12 @@ class Shards:
         """A field of the records at these positions, which must all be there."""
         field = self.dtype[name]
         taken = _aligned((len(rows), *field.shape), field.base)
-        # A row after the other: each is one stretch of memory, and is copied as one.
-        for i, row in enumerate(rows.tolist()):
-            number, within = divmod(row, self.rows)
-            taken[i] = _mapped(self._whole[number])[name][within]
+        numbers, within = np.divmod(rows, self.rows)
+        for number in np.unique(numbers):
+            there = _mapped(self._whole[number])[name]
+            # One row after the other: each is copied as one stretch of memory.
+            for i in np.flatnonzero(numbers == number):
+                taken[i] = there[within[i]]
         return taken
 
     def _paths(self, number: str = "") -> list[Path]:
@@ -136,7 +138,8 @@ class Shards:
 # have as many files open.
 @functools.lru_cache(maxsize=256)
 def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    # A plain array: each view of a memmap is costly to make.
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def read_plan(directory: Path) -> dict[str, Any] | None:
