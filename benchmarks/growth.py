@@ -84,7 +84,7 @@ def measure(sweep: str, folder: Path, repeats: int) -> list[dict[str, float]]:
 
 
 def draw(sweeps: dict[str, list[dict[str, float]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, len(sweeps), figsize=(12, 3.6), sharey=False)
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(12, 4), layout="constrained")
     styles = {
         "student + teacher": {"color": "0.6", "linewidth": 5},
         "step": {"color": "C0", "marker": "o"},
@@ -100,8 +100,8 @@ def draw(sweeps: dict[str, list[dict[str, float]]], path: Path) -> None:
         axis.axhline(1, color="0.6", linestyle=":", label="the student's own step")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("time of a step, student's own = 1")
-    axes[0].legend(frameon=False)
-    figure.tight_layout()
+    drawn = axes[0].get_legend_handles_labels()
+    figure.legend(*drawn, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fitnets.distiller import Distiller
+from keras_fitnets.lessons import Lessons
+from keras_fitnets.teacher import Teacher
 
 # A graph of TensorFlow's holds up to 2 GB.
 MOST_BYTES = 2**30
@@ -15,13 +16,12 @@ MOST_BYTES = 2**30
 class Answers:
     """The teacher's answers as arrays, by fingerprint and name."""
 
-    def __init__(self, distiller: Distiller, hint_dtype: str) -> None:
+    def __init__(self, teacher: Teacher, lessons: Lessons, hint_dtype: str) -> None:
         self.hint_dtype = hint_dtype
-        self.fingerprints = distiller.teacher.fingerprints()
-        every = range(len(distiller.hints))
-        self.names = distiller.lessons.names(self.fingerprints, "joint", every)
-        self._teacher = distiller.teacher
-        self._lessons = distiller.lessons
+        self.fingerprints = teacher.fingerprints()
+        self.names = lessons.everything(self.fingerprints)
+        self._teacher = teacher
+        self._lessons = lessons
         self._answers = tf.function(self._trace, reduce_retracing=True, autograph=False)
         # ½‖u_h‖² and ½‖u_h - rounded u_h‖², for each hint, and of how many examples.
         self.halves: dict[str, np.ndarray] = {}

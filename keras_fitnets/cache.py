@@ -1,20 +1,18 @@
 """The teacher's outputs on disk, read back as a `tf.data.Dataset`."""
 
-import contextlib
 import numbers
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import tensorflow as tf
 
 from keras_fitnets.answers import Answers
 from keras_fitnets.distiller import Distiller
 from keras_fitnets.ledger import Cache
 from keras_fitnets.passage import Passage
-from keras_fitnets.shards import LOCK
+from keras_fitnets.shards import alone
 
 HINT_DTYPES = ("float16", "float32", "float64")
 
@@ -24,6 +22,7 @@ def cache_teacher(
     dataset: tf.data.Dataset,
     directory: Any,
     *,
+    hint_layers: Sequence[Any] = (),
     hint_dtype: str = "float16",
     augment: Callable[[Any, Any], Any] | None = None,
     views: int = 1,
@@ -51,6 +50,8 @@ def cache_teacher(
         dataset: batches of `x`, `(x, y)` or `(x, y, sample_weight)`, the same in every
             pass: neither shuffled anew nor augmented.
         directory: where the cache is, or is to be; local or mounted.
+        hint_layers: further layers of the teacher to cache, for hint pairs to be tried
+            later: paths, or `(path, member)` in an ensemble.
         hint_dtype: of the hints on disk: `"float16"`, with a relative error of at most
             2⁻¹¹ in features from 6·10⁻⁵ to 65504, `"float32"` or `"float64"`. Logits
             are not rounded.
@@ -94,6 +95,7 @@ def cache_teacher(
     ['hint_loss', 'kd_loss', 'label_loss', 'loss']
     """
     _check(distiller, dataset, hint_dtype, augment)
+    layers = [_layer(one) for one in hint_layers]
     _check_count("views", views)
     _check_count("seed", seed, least=0)
     if views > 1 and augment is None:
@@ -104,32 +106,17 @@ def cache_teacher(
     passage = Passage(distiller, dataset, augment, views)
     batch_size = passage.batch_size if batch_size is None else batch_size
     _check_count("batch_size", batch_size)
-    cache = Cache(_local(directory), passage, Answers(distiller, hint_dtype), views)
+    lessons = distiller.lessons.of(layers)
+    answers = Answers(distiller.teacher, lessons, hint_dtype)
+    cache = Cache(_local(directory), passage, answers, views)
     if cache.is_complete():
         cache.go_through(verbose)
     else:
-        with _alone(cache.directory, verbose):
+        with alone(cache.directory, verbose):
             # Whoever was waited for may have written all of it.
             cache.is_complete()
             cache.go_through(verbose)
     return cache.dataset(shuffle, seed, batch_size)
-
-
-@contextlib.contextmanager
-def _alone(directory: Path, verbose: Any) -> Iterator[None]:
-    """While no other process writes to the directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if verbose:
-            print(f"Another process is writing to '{directory}'; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
@@ -158,6 +145,12 @@ def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
             "`augment` must be a function of an example's inputs and a seed; received "
             f"{augment!r}."
         )
+
+
+def _layer(layer: Any) -> tuple[str, int]:
+    """The path and the member of one of `hint_layers`."""
+    path, member = (layer, 0) if isinstance(layer, str) else layer
+    return path, member
 
 
 def _check_count(name: str, count: Any, least: int = 1) -> None:

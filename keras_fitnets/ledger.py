@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ class Cache:
             self._announce(shards, verbose)
         batches = self._passage.batches
         bar = keras.utils.Progbar(batches, unit_name="batch", verbose=bool(verbose))
+        with shards.behind() as write:
+            row = self._go_through(shards, complete, write, bar)
+        if shards.plan["records"] not in (row, None):
+            self._refuse(f"It holds {shards.plan['records']} examples, not {row}.")
+        if not complete:
+            shards.note(records=row)
+            if verbose:
+                print(*answers.rounding(), sep="\n")
+
+    def _go_through(
+        self, shards: Shards, complete: bool, write: Callable[..., None], bar: Any
+    ) -> int:
+        """All batches; the number of examples in them."""
+        answers = self._answers
         row, pending = 0, None
         for batch in self._passage if complete else self._passage.twice():
             said: dict[str, np.ndarray] = {}
@@ -95,18 +110,13 @@ class Cache:
                         )
                     pending[name][there] = array[here]
                 if there.stop == shards.rows:
-                    shards.write(number, pending)
+                    write(number, pending)
                     pending = None
             row += size
             bar.add(1)
         if pending is not None:
-            shards.write(row // shards.rows, pending[: row % shards.rows])
-        if shards.plan["records"] not in (row, None):
-            self._refuse(f"It holds {shards.plan['records']} examples, not {row}.")
-        if not complete:
-            shards.note(records=row)
-            if verbose:
-                print(*answers.rounding(), sep="\n")
+            write(row // shards.rows, pending[: row % shards.rows])
+        return row
 
     def dataset(self, shuffle: bool, seed: int, batch_size: int) -> tf.data.Dataset:
         """What `fit` takes."""

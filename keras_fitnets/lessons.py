@@ -73,9 +73,11 @@ class Lessons:
         pairings: Sequence[Pairing | None],
         inputs: Any,
     ) -> None:
+        self._teacher = teacher
         self._members = teacher.models
         self._hints = hints
         self._pairings = pairings
+        self._inputs = inputs
         for hint in hints:
             if hint.member >= len(self._members):
                 raise ValueError(
@@ -97,6 +99,16 @@ class Lessons:
             for i, shape in zip(at, self._features[m].shapes, strict=True)
         ]
         self.shapes = [shape for _, shape in sorted(shapes)]
+
+    def of(self, layers: Sequence[tuple[str, int]]) -> "Lessons":
+        """The same with hints of further layers, given by their path and member."""
+        more = [Hint(path, path, member=member) for path, member in layers]
+        hints = [*self._hints, *more]
+        return Lessons(self._teacher, hints, self._pairings, self._inputs)
+
+    def everything(self, fingerprints: Sequence[str]) -> list[tuple[str, str]]:
+        """What `said` holds, but for masks: the network and the name of each tensor."""
+        return self.names(fingerprints, "joint", range(len(self._hints)))
 
     def asked(self, x: Any, stage: str, wanted: Sequence[int]) -> Lesson:
         """A stage's lesson on a batch; nothing more of the teacher is run."""

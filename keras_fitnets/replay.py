@@ -1,6 +1,7 @@
 """From shards back to batches: a dataset in which the teacher has already spoken."""
 
 import functools
+import hashlib
 from collections.abc import Collection
 from typing import Any
 
@@ -55,6 +56,12 @@ class Replay:
         self._shuffle = shuffle
         self._seed = seed
         self._batch_size = batch_size
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the examples, of their order, and of what was said of them."""
+        order = [self._views, self._shuffle, self._seed, self._batch_size]
+        return hashlib.sha256(f"{self._shards.names()} {order}".encode()).hexdigest()
 
     def dataset(self, names: Collection[tuple[str, str]]) -> tf.data.Dataset:
         """What `fit` takes; of what was said only these, with their masks, are read.

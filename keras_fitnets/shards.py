@@ -1,5 +1,6 @@
 """Records of many examples on disk, in shards that appear whole or not at all."""
 
+import contextlib
 import functools
 import json
 import math
@@ -7,10 +8,13 @@ import os
 import re
 import uuid
 import zlib
+from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 _PLAN = "plan.json"
@@ -50,6 +54,10 @@ class Shards:
         """The size of the shards that are there."""
         return sum(path.stat().st_size for path in self._paths())
 
+    def names(self) -> list[str]:
+        """The names of the shards, which hold their numbers and their CRC-32."""
+        return sorted(path.name for path in self._paths())
+
     def pieces(self, row: int, count: int) -> Iterator[tuple[int, slice, slice]]:
         """Where records from `row` on go: the shard, the part of it, their part."""
         done = 0
@@ -84,6 +92,20 @@ class Shards:
         finally:
             partial.unlink(missing_ok=True)
         self._whole[number] = path
+
+    @contextlib.contextmanager
+    def behind(self) -> Iterator[Callable[[int, np.ndarray], None]]:
+        """A `write` that does not wait for the disk, but for the shard before."""
+        with futures.ThreadPoolExecutor(1) as pool:
+            last = pool.submit(int)
+
+            def write(number: int, records: np.ndarray) -> None:
+                nonlocal last
+                last.result()
+                last = pool.submit(self.write, number, records)
+
+            yield write
+            last.result()
 
     def note(self, **facts: Any) -> None:
         """Write the plan, and these facts in it."""
@@ -132,6 +154,23 @@ class Shards:
             raise ValueError(
                 f"'{path}' holds other records than its plan '{_PLAN}' says. {remedy}"
             )
+
+
+@contextlib.contextmanager
+def alone(directory: Path, verbose: Any) -> Iterator[None]:
+    """While no other process writes to a directory, which is made if need be."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if verbose:
+            print(f"Another process is writing to '{directory}'; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # So many that they need not be opened again, as a rule, and so few that a process may
