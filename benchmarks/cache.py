@@ -4,12 +4,15 @@
 pair) on random images, and compares, each in turns with the other:
 
 - writing it with the teacher's forward passes over the same images;
+- a pass of the teacher as the writer runs it, with its weights as constants, into which
+  TensorFlow folds BatchNormalization, with an ordinary one;
 - an epoch of each stage on it with an epoch of the student alone in Keras' `fit`, and
   with the same epoch without the cache;
 - the losses of a training on hints in float16 with those on hints in float32.
 """
 
 import argparse
+import functools
 import itertools
 import os
 import shutil
@@ -28,6 +31,7 @@ from benchmarks import medians
 from benchmarks import medians_of
 from benchmarks import networks
 from benchmarks import publish
+from keras_fitnets.answers import Answers
 
 BATCH = 64
 STAGES = ("hint", "kd", "joint")
@@ -49,7 +53,11 @@ PAIRS = {"maxout": maxout_pair, "resnet": resnet_pair}
 def images(shape: tuple[int, ...], count: int) -> tf.data.Dataset:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, *shape)).astype("float32")
-    return tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=count)))
+    dataset = tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=count)))
+    # Nothing to tune, and TensorFlow 2.21 may wait for it at the end of a pass.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def distiller_of(teacher, student, hints, stage: str) -> kf.Distiller:
@@ -79,22 +87,46 @@ def epoch_of(name: str, model: keras.Model, dataset: tf.data.Dataset):
     return run
 
 
-def writing(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, float]:
-    """Of a cache, and the teacher's forward passes over the same batches."""
+def writing(
+    distiller, dataset: tf.data.Dataset, batches: int, repeats: int
+) -> dict[str, float]:
+    """Of a cache, and the teacher's forward passes; of all batches, and of a third."""
     [teacher] = distiller.teacher.models
     forward = tf.function(lambda x: teacher(x, training=False), reduce_retracing=True)
     folders = (Path(tempfile.mkdtemp()) for _ in itertools.count())
 
-    def write():
+    def write(some):
         folder = next(folders)
-        kf.cache_teacher(distiller, dataset, folder / "cache", verbose=0)
+        kf.cache_teacher(distiller, some, folder / "cache", verbose=0)
         shutil.rmtree(folder)
 
-    def passes():
-        for x, _ in dataset:
+    def passes(some):
+        for x, _ in some:
             forward(x)
 
-    return medians({"forward": passes, "write": write}, repeats, warm_up=1)
+    parts = {"": dataset, ", a third": dataset.take(batches // 3)}
+    steps = {}
+    for name, part in parts.items():
+        steps[f"forward{name}"] = functools.partial(passes, part)
+        steps[f"write{name}"] = functools.partial(write, part)
+    return medians(steps, repeats, warm_up=1)
+
+
+def folding(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, float]:
+    """What constants save, and how far they move the teacher's logits."""
+    images, _ = next(iter(dataset))
+    answers = Answers(distiller.teacher, distiller.lessons, "float32")
+    [member], lessons = answers.fingerprints, distiller.lessons
+    said = tf.function(lambda x: lessons.said(x, [member])[member])
+    passes = {"ordinary": lambda: said(images), "folded": lambda: answers(images)}
+    seconds = medians(passes, 5 * repeats)
+    logits = said(images)["output 0"].numpy()
+    moved = np.abs(answers(images)[f"{member} output 0"] - logits)
+    return {
+        "ordinary pass / with constants": seconds["ordinary"] / seconds["folded"],
+        "largest difference of a logit": float(np.max(moved)),
+        "largest logit": float(np.max(np.abs(logits))),
+    }
 
 
 def epochs(pair, dataset: tf.data.Dataset, folder: Path, repeats: int) -> dict:
@@ -137,10 +169,13 @@ def main(pair: str, batches: int, repeats: int) -> dict:
     dataset = images(distiller.student.input_shape[1:], batches * BATCH).batch(BATCH)
     with tempfile.TemporaryDirectory() as folder:
         moved = rounding(pair, dataset.take(2), Path(folder))
-        written = writing(distiller, dataset, repeats)
+        written = writing(distiller, dataset, batches, repeats)
+        folded = folding(distiller, dataset, repeats)
         # What is written once has fixed costs that want more batches than an epoch.
         third = dataset.take(batches // 3)
         seconds = epochs(pair, third, Path(folder) / "kept", repeats)
+    # Writing begins with a trace, which does not grow with the data.
+    further = {n: written[n] - written[f"{n}, a third"] for n in ("write", "forward")}
     over = {
         f"{stage}, {kind} / student": seconds[f"{stage}, {kind}"] / seconds["student"]
         for stage in STAGES
@@ -156,9 +191,11 @@ def main(pair: str, batches: int, repeats: int) -> dict:
         "repeats": repeats,
         "ratios": {
             "writing / teacher's forward passes": written["write"] / written["forward"],
+            "the same, of each further batch": further["write"] / further["forward"],
             **over,
             **faster,
         },
+        "teacher's pass": folded,
         "largest relative change of a loss by hints in float16": moved,
         "seconds": {**written, **seconds},
     }

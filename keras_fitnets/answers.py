@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_fitnets import structure
 from keras_fitnets.lessons import Lessons
 from keras_fitnets.teacher import Teacher
 
@@ -91,11 +92,14 @@ class Answers:
         return answers, halves, flaws
 
     def _constants(self) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """The teacher's weights as constants, if they fit into a graph.
+        """The weights of a teacher with normalisations as constants, if they fit.
 
         TensorFlow folds the constants of a normalisation into the kernel before it.
         """
         models = self._teacher.models
+        layers = [one for model in models for one in structure.descendants(model)]
+        if not any(isinstance(o, keras.layers.BatchNormalization) for o in layers):
+            return []
         weights = {id(w): w for model in models for w in model.variables}.values()
         with tf.init_scope():
             values = [keras.ops.convert_to_numpy(weight) for weight in weights]

@@ -41,6 +41,10 @@ class Passage:
         self._augment = augment
         self._spec = _spec_of(dataset)
         check_inputs(distiller, "the inputs of `dataset`", self._spec["inputs"])
+        # TensorFlow 2.21 may wait for its tuning, half a minute, at the end of a pass.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        dataset = dataset.with_options(options)
         self._dataset = dataset
         self.fields: list[Any] = []
         self.first = next(iter(self))

@@ -97,7 +97,7 @@ class Shards:
     def behind(self) -> Iterator[Callable[[int, np.ndarray], None]]:
         """A `write` that does not wait for the disk, but for the shard before."""
         with futures.ThreadPoolExecutor(1) as pool:
-            last = pool.submit(int)
+            last: futures.Future[Any] = pool.submit(int)
 
             def write(number: int, records: np.ndarray) -> None:
                 nonlocal last

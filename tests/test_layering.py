@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "shards": {"filelock"},
     "passage": {"tensorflow", "data", "lessons"},
     "replay": {"keras", "tensorflow", "lessons", "passage", "shards"},
-    "answers": {"keras", "tensorflow", "lessons", "teacher"},
+    "answers": {"keras", "tensorflow", "structure", "lessons", "teacher"},
     "ledger": {
         "keras",
         "tensorflow",
