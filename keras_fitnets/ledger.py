@@ -1,6 +1,7 @@
 """Shards that hold the examples of a passage with the teacher's answers."""
 
 import errno
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ class Cache:
     ) -> int:
         """All batches; the number of examples in them."""
         answers = self._answers
+        # One is filled while the other is written.
+        rooms = itertools.cycle([np.zeros(shards.rows, shards.dtype) for _ in "ab"])
         row, pending = 0, None
         for batch in self._passage if complete else self._passage.twice():
             said: dict[str, np.ndarray] = {}
@@ -100,7 +103,7 @@ class Cache:
                     continue
                 said = said or answers(self._passage.packed(batch)[0])
                 if pending is None:
-                    pending = np.zeros(shards.rows, shards.dtype)
+                    pending = next(rooms)
                 for name, array in {**batch, **said}.items():
                     if array.shape[1:] != pending[name].shape[1:]:
                         raise ValueError(
