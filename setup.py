@@ -18,7 +18,9 @@ def requirements() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-EXAMPLES = ["matplotlib>=3.9", "scikit-learn>=1.5"]
+PICTURES = ["matplotlib>=3.9"]
+EXAMPLES = [*PICTURES, "scikit-learn>=1.5"]
+NOTEBOOKS = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"]
 TOOLS = [
     "hypothesis>=6.100",
     "mypy>=1.15",
@@ -38,7 +40,11 @@ setup(
     packages=find_packages(include=["keras_fitnets", "keras_fitnets.*"]),
     package_data={"keras_fitnets": ["py.typed"]},
     install_requires=requirements(),
-    extras_require={"examples": EXAMPLES, "dev": EXAMPLES + TOOLS},
+    extras_require={
+        "tuner": PICTURES,
+        "examples": EXAMPLES,
+        "dev": EXAMPLES + NOTEBOOKS + TOOLS,
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3.10",

@@ -1,5 +1,8 @@
 """Thin, deep, fast Keras networks out of wide ones: FitNet hints and distillation."""
 
+import importlib
+from typing import Any
+
 from keras_fitnets import datasets
 from keras_fitnets.cache import cache_teacher
 from keras_fitnets.callbacks import CheckNumerics
@@ -43,3 +46,10 @@ __all__ = [
     "soft_target_crossentropy",
     "strategy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: it imports KerasTuner.
+    if name == "tuning":
+        return importlib.import_module("keras_fitnets.tuning")
+    raise AttributeError(f"module 'keras_fitnets' has no attribute {name!r}")

@@ -182,7 +182,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         bad += [f"weight '{w.path}' is not finite" for w in not_finite(self._distiller)]
         if bad:
             kept = f"that of epoch {self.epoch}" if self.epoch else "none yet"
-            raise ValueError(
+            raise FloatingPointError(
                 f'Stage "{self.model.stage}" was stopped after epoch {epoch + 1}: '
                 f"{', '.join(bad)}. The checkpoint in '{self._manager.directory}' is "
                 f"from before it: {kept}. Pass callbacks=[kf.CheckNumerics()] to learn "

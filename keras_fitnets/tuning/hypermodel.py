@@ -1,0 +1,328 @@
+"""A FitNet as the model of a search."""
+
+import collections
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+
+from keras_fitnets import preflight
+from keras_fitnets.data import unpacked
+from keras_fitnets.distiller import Distiller
+from keras_fitnets.teacher import Teacher
+from keras_fitnets.tuning.sharing import Sharing
+from keras_fitnets.tuning.spaces import NO_HINT
+from keras_fitnets.tuning.spaces import candidates_of
+from keras_fitnets.tuning.spaces import declare
+from keras_fitnets.tuning.spaces import numbers_of
+
+# What moves with λ, τ or the hint, whatever the student is worth.
+MOVING = ("val_loss", "val_kd_loss", "val_hint_loss")
+
+
+def fatal(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What is wrong with arguments ends the search; else it would fail each trial."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except keras_tuner.errors.FatalError:
+            raise
+        except TypeError as error:
+            raise keras_tuner.errors.FatalTypeError(str(error)) from error
+        except ValueError as error:
+            raise keras_tuner.errors.FatalValueError(str(error)) from error
+
+    return wrapped
+
+
+class FitNetHyperModel(keras_tuner.HyperModel):
+    """A student and its two stages of training, for any tuner of KerasTuner.
+
+    `build(hp)` makes the student, and that is what a trial keeps and what
+    `get_best_models` returns. `fit` trains it as `fit_stagewise` does: stage 1 on the
+    hint, then stage 2 on Eq. 2 of Romero et al., "FitNets" (arXiv 1412.6550), whose
+    epochs the tuner sees. Nothing is done twice: the teacher is run once, into a cache,
+    and stage 1, in which λ and τ have no say, is trained once for each student, hint
+    pair and learning rate. Both lie on disk, for all trials and processes.
+
+    The hyperparameters are `"lambda"`, `"temperature"`, `"learning_rate"`, `"hint"`,
+    `"hint_learning_rate"`, and what `build_student` declares. Of the four numbers each
+    is searched if it is a range `(low, high)`, by its logarithm if `low` is positive,
+    or a list of values; a single value takes it out of the search.
+
+    Args:
+        teacher: as for `Distiller`.
+        build_student: `build_student(hp)` returns a new `keras.Model`.
+        hints: a list of candidates, each what `Distiller` takes as `hints`: a pair, a
+            `Hint`, a list of these, `"middle"`, or None for distillation alone. A
+            single candidate, not in a list, takes the hint out of the search.
+        lambda_, temperature: λ, at least 0, and τ, positive.
+        learning_rate: that of stage 2.
+        hint_learning_rate: that of stage 1; each value has a stage 1 of its own.
+        loss, metrics: of the student, as for `compile`.
+        optimizer: the name of a Keras optimizer, or a function of a learning rate that
+            makes one.
+        annealing: from a trial's λ to a callback, such as
+            `lambda start: LambdaAnnealing(start, 1.0, epochs=30)`; without it λ stays.
+        seed: of the student's first weights, of the regressors and of the order of the
+            examples. Each further execution of a trial adds one to it.
+        directory: where the teacher's outputs and the first stages are kept; by
+            default in the tuner's project. Searches with one directory share them.
+        name, tunable: as for any `keras_tuner.HyperModel`.
+        **options: the other arguments of `Distiller`.
+
+    Raises:
+        TypeError, ValueError: for arguments that cannot be meant.
+
+    Example:
+
+    >>> import keras, keras_tuner
+    >>> from keras_fitnets.tuning import FitNetHyperModel
+    >>> def net(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(width, "relu", name="hidden"),
+    ...         keras.layers.Dense(3, name="logits"),
+    ...     ])
+    >>> hypermodel = FitNetHyperModel(
+    ...     net(16),
+    ...     lambda hp: net(hp.Int("width", 2, 4)),
+    ...     hints=[("hidden", "hidden"), None],
+    ...     temperature=3.0,
+    ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ...     metrics=["accuracy"],
+    ... )
+    >>> hp = keras_tuner.HyperParameters()
+    >>> hypermodel.build(hp).count_params()
+    19
+    >>> sorted(hp.values)
+    ['hint', 'hint_learning_rate', 'lambda', 'learning_rate', 'temperature', 'width']
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        build_student: Callable[[Any], keras.Model],
+        hints: Any = None,
+        lambda_: Any = (1.0, 8.0),
+        temperature: Any = (1.0, 10.0),
+        learning_rate: Any = (1e-4, 1e-2),
+        hint_learning_rate: Any = 1e-3,
+        *,
+        loss: Any,
+        metrics: Any = None,
+        optimizer: Any = "rmsprop",
+        annealing: Callable[[float], Any] | None = None,
+        seed: int = 0,
+        directory: Any = None,
+        name: str | None = None,
+        tunable: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, tunable)
+        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        self.build_student = _function("build_student", build_student)
+        self.candidates = candidates_of(hints, self.teacher.models)
+        self.numbers = {
+            "lambda": numbers_of("lambda_", lambda_, "non-negative"),
+            "temperature": numbers_of("temperature", temperature),
+            "learning_rate": numbers_of("learning_rate", learning_rate),
+        }
+        self.hint_learning_rate = numbers_of("hint_learning_rate", hint_learning_rate)
+        self.loss = loss
+        self.metrics = metrics
+        named = isinstance(optimizer, str)
+        self.optimizer = optimizer if named else _function("optimizer", optimizer)
+        self.annealing = annealing and _function("annealing", annealing)
+        self.seed = seed
+        self.directory = directory
+        self.options = options
+        self._sharing = Sharing(self.teacher, [*self.candidates.values()], seed)
+        self._executions: collections.Counter[str] = collections.Counter()
+
+    def build(self, hp: Any) -> keras.Model:
+        """The student of some hyperparameters, compiled and untrained."""
+        for name, space in self.numbers.items():
+            declare(hp, name, space)
+        declare(hp, "hint", [*self.candidates])
+        hinted = [name for name in self.candidates if name != NO_HINT]
+        if hinted:
+            with hp.conditional_scope("hint", hinted):
+                declare(hp, "hint_learning_rate", self.hint_learning_rate)
+        keras.utils.set_random_seed(self.seed)
+        student = self.build_student(hp)
+        if not isinstance(student, keras.Model):
+            raise keras_tuner.errors.FatalTypeError(
+                f"`build_student` must return a keras.Model; it returned {student!r}."
+            )
+        self._compile(student, hp.get("learning_rate"))
+        return student
+
+    @fatal
+    def fit(
+        self,
+        hp: Any,
+        model: keras.Model,
+        x: Any = None,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        validation_data: Any = None,
+        hint_epochs: int = 10,
+        epochs: int = 10,
+        initial_epoch: int = 0,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        verbose: Any = "auto",
+        callbacks: Any = (),
+        **options: Any,
+    ) -> keras.callbacks.History:
+        """Train a student that `build` made; `tuner.search` passes its arguments on.
+
+        Args:
+            hp: its hyperparameters.
+            model: the student.
+            x, y, sample_weight, validation_data: as for `Distiller.fit`. A dataset must
+                be the same in every pass, or one that `cache_teacher` gave back.
+            hint_epochs: those of stage 1.
+            epochs, initial_epoch: those of stage 2. Where Hyperband goes on with a
+                student, from another epoch than 0, there is no stage 1.
+            batch_size: of arrays; 32 by default.
+            shuffle: whether the examples come in another order in each epoch.
+            verbose: as in `fit`.
+            callbacks: for stage 2.
+            **options: the other arguments of `Distiller.fit`, for both stages.
+
+        Returns:
+            The history of stage 2.
+
+        Raises:
+            keras_tuner.errors.FatalError: for what is wrong with the arguments of the
+                tuner, of the hypermodel or of `search`; it ends the search at once.
+        """
+        # KerasTuner's own callback knows it; without one this is no trial.
+        own = next((c for c in callbacks if hasattr(c, "tuner")), None)
+        monitors = _monitors(own.tuner, validation_data) if own else []
+        hints = self.candidates[hp.get("hint")]
+        with model.distribute_strategy.scope():
+            self._begin(model, hp, None if initial_epoch else own)
+            distiller = Distiller(self.teacher, model, hints, **self.options)
+            self._compile(distiller, hp.get("learning_rate"))
+        data: tuple[Any, ...] = (x, y, sample_weight)
+        folder = self._folder(own)
+        if folder is not None:
+            keep = functools.partial(self._sharing.taught, folder, distiller=distiller)
+            size = {"batch_size": batch_size, "verbose": verbose}
+            data = (keep("training", data=data, shuffle=shuffle, **size), None, None)
+            if validation_data is not None:
+                given = unpacked("`validation_data`", validation_data)
+                validation_data = keep("validation", data=given, shuffle=False, **size)
+            batch_size, shuffle = None, False
+        for monitor in monitors:
+            preflight.rehearse(distiller, "kd", data, validation_data, monitor)
+        options |= {"x": data[0], "y": data[1], "sample_weight": data[2]}
+        options |= {"validation_data": validation_data, "batch_size": batch_size}
+        options |= {"shuffle": shuffle, "verbose": verbose}
+        if hints is not None and not initial_epoch:
+            optimizer = self._optimizer(hp.get("hint_learning_rate"))
+            self._sharing.first_stage(
+                *(folder, distiller, optimizer, hint_epochs, options)
+            )
+        distiller.stage = "kd"
+        distiller.lambda_ = hp.get("lambda")
+        distiller.temperature = hp.get("temperature")
+        with distiller.distribute_strategy.scope():
+            self._compile(distiller, hp.get("learning_rate"))
+        annealing = [self.annealing(distiller.lambda_)] if self.annealing else []
+        return distiller.fit(
+            **options,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=[*annealing, *(_seeing(model, one) for one in callbacks)],
+        )
+
+    def _compile(self, model: keras.Model, learning_rate: float) -> None:
+        def fresh(metric: Any) -> Any:
+            # A metric counts what it has seen, which is not to be another model's.
+            of_keras = isinstance(metric, keras.metrics.Metric)
+            return type(metric).from_config(metric.get_config()) if of_keras else metric
+
+        metrics = keras.tree.map_structure(fresh, self.metrics)
+        model.compile(self._optimizer(learning_rate), self.loss, metrics=metrics)
+
+    def _optimizer(self, learning_rate: float) -> keras.optimizers.Optimizer:
+        if not isinstance(self.optimizer, str):
+            return self.optimizer(learning_rate)
+        optimizer = keras.optimizers.get(self.optimizer)
+        optimizer.learning_rate = learning_rate
+        return optimizer
+
+    def _begin(self, model: keras.Model, hp: Any, own: Any) -> None:
+        """Set the seed, and for a further execution of a trial other first weights."""
+        execution = 0
+        if own is not None:
+            trial = own.trial.trial_id
+            execution = self._executions[trial] % own.tuner.executions_per_trial
+            self._executions[trial] += 1
+        keras.utils.set_random_seed(self.seed + execution)
+        if execution:
+            model.set_weights(self.build_student(hp).get_weights())
+
+    def _folder(self, own: Any) -> Path | None:
+        """Where to keep what trials share."""
+        if self.directory is not None:
+            return Path(self.directory)
+        return Path(own.tuner.project_dir) / "shared" if own else None
+
+
+def _function(argument: str, value: Any) -> Any:
+    # A network can be called too, but what it returns is no student.
+    if not callable(value) or isinstance(value, keras.Model):
+        raise TypeError(
+            f"`{argument}` must be a function; received {value!r}. "
+            "help(keras_fitnets.tuning.FitNetHyperModel) tells what it is called with."
+        )
+    return value
+
+
+def _monitors(tuner: Any, validation_data: Any) -> list[str]:
+    """The names of a tuner's objectives, if trials can be compared by them."""
+    objective = tuner.oracle.objective
+    names = [*getattr(objective, "name_to_direction", [objective.name])]
+    for name in names:
+        if name in MOVING or not name.startswith("val_"):
+            raise ValueError(
+                f"Trials cannot be compared by the objective {name!r}: λ, τ and the "
+                "hint are factors of the losses, so that a trial with a small λ has a "
+                "small loss. Pass the tuner a metric of the student on validation data:"
+                ' objective="val_accuracy", or keras_tuner.Objective("val_label_loss", '
+                '"min").'
+            )
+    if validation_data is None:
+        raise ValueError(
+            f"The objective {names[0]!r} is measured on validation data, and there are "
+            "none. Pass `validation_data=(x, y)`, or a dataset, to `tuner.search`."
+        )
+    if tuner.optimizer or tuner.loss or tuner.metrics:
+        raise ValueError(
+            "The tuner has an `optimizer`, a `loss` or `metrics` to compile with. Pass "
+            "them to FitNetHyperModel, which compiles student and Distiller alike."
+        )
+    return names
+
+
+def _seeing(student: keras.Model, callback: Any) -> Any:
+    """KerasTuner's own callbacks see the student: it is what they are to save."""
+    if not type(callback).__module__.startswith("keras_tuner."):
+        return callback
+    callback.set_model(student)
+    seeing = keras.callbacks.Callback()
+    for name in dir(callback):
+        if name.startswith("on_"):
+            setattr(seeing, name, getattr(callback, name))
+    return seeing
