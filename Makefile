@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11 python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 
-.PHONY: demo test test-lowest check format clean notebooks
+.PHONY: demo test test-lowest check format clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
@@ -38,9 +38,3 @@ clean:
 	$(if $(findstring lowest,$*),sed -n 's/>=/==/p' requirements.txt > $*/constraints.txt)
 	$*/bin/python -m pip install --constraint $*/constraints.txt --editable '.[dev]'
 	touch $@
-
-# The examples' notebooks, run anew from their texts.
-notebooks: .venv/installed
-	for name in quickstart search hints; do \
-		$(BIN)/jupytext --to ipynb --execute --run-path $$(mktemp -d) examples/$$name.py || exit; \
-	done

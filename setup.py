@@ -20,7 +20,6 @@ def requirements() -> list[str]:
 
 PICTURES = ["matplotlib>=3.9"]
 EXAMPLES = [*PICTURES, "scikit-learn>=1.5"]
-NOTEBOOKS = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"]
 TOOLS = [
     "hypothesis>=6.100",
     "mypy>=1.15",
@@ -43,7 +42,7 @@ setup(
     extras_require={
         "tuner": PICTURES,
         "examples": EXAMPLES,
-        "dev": EXAMPLES + NOTEBOOKS + TOOLS,
+        "dev": EXAMPLES + TOOLS,
     },
     classifiers=[
         "Intended Audience :: Science/Research",

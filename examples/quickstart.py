@@ -1,41 +1,9 @@
-# ---
-# jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
-# %% [markdown]
-# # From a trained Keras network to one with a fraction of its weights
-#
-# A network that is too big or too slow for where it must run, the *teacher*, trains a small
-# one, the *student*, in two stages: first a middle layer of the student learns to predict a
-# middle layer of the teacher, then the whole student learns from the labels and from the
-# teacher's softened answers.
-
-# %%
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+"""From a trained Keras network to one with a fraction of its weights."""
 
 import keras
-import matplotlib.pyplot as plt
 
 import keras_fitnets as kf
 
-# %% tags=["parameters"]
-TEACHER_EPOCHS, HINT_EPOCHS, KD_EPOCHS = 20, 20, 40
-
-# %% [markdown]
-# ## The teacher
-#
-# Any trained `keras.Model` will do. This one reads the handwritten digits of scikit-learn,
-# which need no download.
-
-# %%
 train, validation, test = (
     next(iter(kf.datasets.load("digits", split=split, batch_size=2000)))
     for split in ("train", "validation", "test")
@@ -49,49 +17,22 @@ def network(name, widths):
     return keras.Sequential([*flat, *layers, keras.layers.Dense(10)], name=name)
 
 
-keras.utils.set_random_seed(0)
 teacher = network("teacher", [256, 256])
 teacher.compile("adam", loss, metrics=["accuracy"])
-history = teacher.fit(*train, epochs=TEACHER_EPOCHS, verbose=0)
+teacher.fit(*train, epochs=20, verbose=0)
 
-# %% [markdown]
-# ## The student, in two stages
-#
-# Thinner and deeper. `hints="middle"` takes the middle layer of each network; a pair such as
-# `("block2", "conv6")` names them. λ, the weight of the teacher's answers, falls from 4 to 1.
-
-# %%
 student = network("student", [24, 24, 24, 24])
 distiller = kf.Distiller(teacher, student, hints="middle", temperature=3.0)
 distiller.compile("adam", loss, metrics=["accuracy"])
 history = kf.fit_stagewise(
     distiller,
     *train,
-    hint_epochs=HINT_EPOCHS,
-    kd_epochs=KD_EPOCHS,
+    hint_epochs=20,
+    kd_epochs=40,
     validation_data=validation,
-    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS)],
+    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=40)],
     verbose=0,
 )
-
-# %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-left.plot(history.hint.history["hint_loss"], label="training")
-left.plot(history.hint.history["val_hint_loss"], "--", label="validation")
-left.set(title="Stage 1", xlabel="epoch", ylabel="hint loss", ylim=(0, None))
-for name, style in {"accuracy": "-", "val_accuracy": "--"}.items():
-    right.plot([100 * a for a in history.kd.history[name]], style, label=name)
-right.set(title="Stage 2", xlabel="epoch", ylabel="accuracy, %")
-left.legend(frameon=False)
-right.legend(frameon=False)
-figure
-
-# %% [markdown]
-# ## What came out
-#
-# The student is an ordinary Keras model, without a trace of the teacher.
-
-# %%
 distiller.student.save("student.keras")
 for model in (teacher, keras.saving.load_model("student.keras")):
     model.compile(loss=loss, metrics=["accuracy"])

@@ -95,7 +95,6 @@ def cache_teacher(
     ['hint_loss', 'kd_loss', 'label_loss', 'loss']
     """
     _check(distiller, dataset, hint_dtype, augment)
-    layers = [_layer(one) for one in hint_layers]
     _check_count("views", views)
     _check_count("seed", seed, least=0)
     if views > 1 and augment is None:
@@ -106,7 +105,7 @@ def cache_teacher(
     passage = Passage(distiller, dataset, augment, views)
     batch_size = passage.batch_size if batch_size is None else batch_size
     _check_count("batch_size", batch_size)
-    lessons = distiller.lessons.of(layers)
+    lessons = distiller.lessons.of(_layers(hint_layers))
     answers = Answers(distiller.teacher, lessons, hint_dtype)
     cache = Cache(_local(directory), passage, answers, views)
     if cache.is_complete():
@@ -147,10 +146,17 @@ def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
         )
 
 
-def _layer(layer: Any) -> tuple[str, int]:
-    """The path and the member of one of `hint_layers`."""
-    path, member = (layer, 0) if isinstance(layer, str) else layer
-    return path, member
+def _layers(layers: Any) -> list[tuple[str, int]]:
+    """The path and the member of each of `hint_layers`."""
+    found = [] if isinstance(layers, str) else [*layers]
+    pairs = [(one, 0) if isinstance(one, str) else one for one in found]
+    for pair in pairs or ([layers] if layers else []):
+        if not isinstance(pair, (tuple, list)) or [*map(type, pair)] != [str, int]:
+            raise TypeError(
+                "`hint_layers` must be a list of paths to layers of the teacher, or of "
+                f"(path, member) in an ensemble; received {layers!r}."
+            )
+    return pairs
 
 
 def _check_count(name: str, count: Any, least: int = 1) -> None:

@@ -210,6 +210,32 @@ def test_the_teacher_is_run_once_for_each_example_and_never_again(
     assert runs.samples == SAMPLES + BATCH
 
 
+def test_further_layers_are_cached_for_other_pairs(tmp_path, monkeypatch):
+    model = distiller(hints=("high", "low"))
+    cached(model, batches(*data()), tmp_path, hint_layers=["low", ("high", 0)])
+    other = distiller(model.teacher, hints=("low", "high"))
+    monkeypatch.setattr(shards.Shards, "write", None)
+    fit(other, cached(other, batches(*data()), tmp_path))
+    assert len(elements(cached(other, batches(*data()), tmp_path))[2]) == 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ("low", TypeError, "must be a list of paths"),
+        ([3], TypeError, "must be a list of paths"),
+        ([("low", "high")], TypeError, "must be a list of paths"),
+        (["nowhere"], ValueError, "no layer 'nowhere'"),
+        ([("low", 1)], ValueError, "has 1"),
+    ],
+)
+def test_a_further_layer_that_is_not_there_is_refused(layers, error, message, tmp_path):
+    with pytest.raises(error) as caught:
+        cached(distiller(), batches(*data()), tmp_path, hint_layers=layers)
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def masked_network(width, seed):
     inputs = keras.Input((5,), dtype="int32")
     x = layers.Embedding(7, 4, mask_zero=True)(inputs)

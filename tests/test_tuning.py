@@ -1,5 +1,6 @@
 """A search does nothing twice, compares what can be compared, and goes on."""
 
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,13 @@ TUNERS = {
     "grid": (keras_tuner.GridSearch, {}),
     "hyperband": (keras_tuner.Hyperband, {"max_epochs": 2, "factor": 2}),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """KerasTuner clears up before each trial, which takes longer than these trials."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+    monkeypatch.setattr(keras.backend, "clear_session", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -258,6 +266,15 @@ def test_stage_2_is_that_of_fit_stagewise(tmp_path):
         tiny.assert_close(now, then, 1e-3)
 
 
+def test_a_regressor_of_ones_own_begins_anew_in_each_trial(tmp_path):
+    regressor = keras.layers.Dense(5)
+    hint = kf.Hint("low", "low", regressor=regressor)
+    model = searching.hypermodel(hints=hint, hint_learning_rate=[0.01, 0.02])
+    found = searching.tuner(model, tmp_path, keras_tuner.GridSearch)
+    searching.search(found)
+    assert len(completed(found)) == 2 and not regressor.built
+
+
 def test_without_a_tuner_or_a_directory_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = searching.hypermodel()
@@ -283,15 +300,13 @@ def test_hyperparameters_rebuild_the_student(tmp_path):
         return searching.network(hp.Int("width", 3, 9), None)
 
     model = searching.hypermodel(build_student=build)
-    found = searching.search(searching.tuner(model, tmp_path))
+    found = searching.search(searching.tuner(model, tmp_path, max_trials=1))
     best = found.get_best_hyperparameters()[0]
     assert {"lambda", "temperature", "learning_rate", "hint", "width"} <= set(
         best.values
     )
     once, twice = found.hypermodel.build(best), found.hypermodel.build(best)
     assert once.get_layer("low").units == best.get("width")
-    rate = float(once.optimizer.learning_rate)
-    assert rate == pytest.approx(best.get("learning_rate"))
     assert all(map(np.array_equal, once.get_weights(), twice.get_weights()))
 
 
@@ -326,9 +341,9 @@ def test_a_dataset_may_be_given_as_it_is_or_cached(scaled, tmp_path, fits):
             model.teacher, searching.network(4, 1), [("low", "low"), ("high", "low")]
         )
         dataset = kf.cache_teacher(distiller, dataset, tmp_path / "cache", verbose=0)
-    found = searching.tuner(model, tmp_path)
+    found = searching.tuner(model, tmp_path, max_trials=1)
     searching.search(found, x=dataset, y=None)
-    assert len(completed(found)) == 2
+    assert len(completed(found)) == 1
     kept = {path.name for path in (tmp_path / "search" / "shared").iterdir()}
     training = {"teacher's outputs, training"}
     assert kept == {"first stages", "teacher's outputs, validation"} | (
@@ -394,22 +409,17 @@ def test_no_student_ends_the_search_too(tmp_path):
 
 def test_a_trial_that_diverges_is_one_failed_trial(tmp_path):
     model = searching.hypermodel(
-        hints=None, optimizer="sgd", learning_rate=[1e-2, 1e20], temperature=3.0
+        hints=kf.Hint("low", "low", regressor=keras.layers.Dense(5)),
+        **{"lambda_": 4, "temperature": 3, "learning_rate": 0.01, "optimizer": "sgd"},
+        hint_learning_rate=[0.01, 1e29],
     )
-    found = searching.tuner(
-        model,
-        tmp_path,
-        objective=keras_tuner.Objective("val_label_loss", "min"),
-        max_trials=6,
-    )
-    searching.search(found)
-    failed = {
-        t.hyperparameters.get("learning_rate"): t.status
-        for t in found.oracle.trials.values()
+    found = searching.tuner(model, tmp_path, keras_tuner.GridSearch)
+    searching.search(found, hint_epochs=4)
+    statuses = {
+        trial.hyperparameters.get("hint_learning_rate"): trial.status
+        for trial in found.oracle.trials.values()
     }
-    assert failed == {1e-2: "COMPLETED", 1e20: "FAILED"}
-    for trial in completed(found):
-        assert np.isfinite(trial.score)
+    assert statuses == {0.01: "COMPLETED", 1e29: "FAILED"}
 
 
 # Stopped, and on several machines.
@@ -464,18 +474,18 @@ def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_chief_and_workers_one_of_them_killed(tmp_path):
+def test_a_chief_and_workers_one_of_them_killed(tmp_path, monkeypatch):
     [address] = addresses(1)
     ip, port = address.split(":")
     chief = {"KERASTUNER_ORACLE_IP": ip, "KERASTUNER_ORACLE_PORT": port}
-    server = started(tmp_path, 8, **chief, KERASTUNER_TUNER_ID="chief")
+    server = started(tmp_path, 6, **chief, KERASTUNER_TUNER_ID="chief")
 
     def worker(i):
-        return started(tmp_path, 8, **chief, KERASTUNER_TUNER_ID=f"worker{i}")
+        return started(tmp_path, 6, **chief, KERASTUNER_TUNER_ID=f"worker{i}")
 
     workers = [worker(i) for i in range(3)]
     wait_for(
-        lambda: [*statuses(tmp_path).values()].count("COMPLETED") >= 3,
+        lambda: [*statuses(tmp_path).values()].count("COMPLETED") >= 2,
         *(server, *workers),
     )
     os.kill(workers[1].pid, signal.SIGKILL)
@@ -484,9 +494,10 @@ def test_a_chief_and_workers_one_of_them_killed(tmp_path):
     for process in (*workers, server):
         told, _ = process.communicate(timeout=240)
         assert process.returncode == 0, told[-2000:]
-    assert [*statuses(tmp_path).values()] == ["COMPLETED"] * 8
-    # The project holds what all of them have found.
-    found = searching.tuner(searching.hypermodel(), tmp_path, max_trials=8)
+    assert [*statuses(tmp_path).values()] == ["COMPLETED"] * 6
+    # The project holds what all of them have found, under the name of the chief.
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    found = searching.tuner(searching.hypermodel(), tmp_path, max_trials=6)
     best = found.oracle.get_best_trials()[0]
     assert best.score == max(trial.score for trial in completed(found))
     assert accuracy(found.get_best_models()[0]) == pytest.approx(best.score, abs=1e-6)
@@ -501,9 +512,11 @@ def test_a_trial_runs_under_a_strategy(tmp_path):
     )
     with strategy.scope():
         model = searching.hypermodel(teacher=searching.network(5, 0))
-    found = searching.tuner(model, tmp_path, distribution_strategy=strategy)
+    found = searching.tuner(
+        model, tmp_path, distribution_strategy=strategy, max_trials=1
+    )
     searching.search(found)
-    assert len(completed(found)) == 2
+    assert len(completed(found)) == 1
 
 
 # Seen.
@@ -511,12 +524,12 @@ def test_a_trial_runs_under_a_strategy(tmp_path):
 
 def test_the_picture_shows_every_trial_and_marks_the_best(tmp_path):
     model = searching.hypermodel(hints=[*searching.HINTS, None])
-    found = searching.tuner(model, tmp_path, max_trials=9)
+    found = searching.tuner(model, tmp_path, max_trials=4)
     with pytest.raises(ValueError, match="No trial of this tuner is complete"):
         kf.tuning.plot(found)
     searching.search(found, hint_epochs=1, epochs=1)
     figure = kf.tuning.plot(found, tmp_path / "search.png")
-    trials = found.oracle.get_best_trials(9)
+    trials = found.oracle.get_best_trials(4)
     hints = sorted({t.hyperparameters.get("hint") for t in trials})
     *panels, bar = figure.axes
     assert len(panels) == len(hints) and bar.get_ylabel() == "val_accuracy"

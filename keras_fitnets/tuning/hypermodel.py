@@ -12,6 +12,8 @@ import keras_tuner
 from keras_fitnets import preflight
 from keras_fitnets.data import unpacked
 from keras_fitnets.distiller import Distiller
+from keras_fitnets.hints import Hint
+from keras_fitnets.hints import hint_pairs
 from keras_fitnets.teacher import Teacher
 from keras_fitnets.tuning.sharing import Sharing
 from keras_fitnets.tuning.spaces import NO_HINT
@@ -160,7 +162,9 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             raise keras_tuner.errors.FatalTypeError(
                 f"`build_student` must return a keras.Model; it returned {student!r}."
             )
-        self._compile(student, hp.get("learning_rate"))
+        # To be evaluated: it is the Distiller that is trained, and an optimizer without
+        # a state keeps the checkpoints small.
+        self._compile(student, keras.optimizers.SGD(hp.get("learning_rate")))
         return student
 
     @fatal
@@ -208,11 +212,13 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         # KerasTuner's own callback knows it; without one this is no trial.
         own = next((c for c in callbacks if hasattr(c, "tuner")), None)
         monitors = _monitors(own.tuner, validation_data) if own else []
-        hints = self.candidates[hp.get("hint")]
+        pairs = hint_pairs(self.candidates[hp.get("hint")], self.teacher.models, model)
+        # A regressor that was given as a layer is not to go from trial to trial.
+        hints = [Hint.from_config(pair.get_config()) for pair in pairs]
         with model.distribute_strategy.scope():
             self._begin(model, hp, None if initial_epoch else own)
-            distiller = Distiller(self.teacher, model, hints, **self.options)
-            self._compile(distiller, hp.get("learning_rate"))
+            distiller = Distiller(self.teacher, model, hints or None, **self.options)
+            self._compile(distiller, self._optimizer(hp.get("learning_rate")))
         data: tuple[Any, ...] = (x, y, sample_weight)
         folder = self._folder(own)
         if folder is not None:
@@ -228,7 +234,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         options |= {"x": data[0], "y": data[1], "sample_weight": data[2]}
         options |= {"validation_data": validation_data, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "verbose": verbose}
-        if hints is not None and not initial_epoch:
+        if hints and not initial_epoch:
             optimizer = self._optimizer(hp.get("hint_learning_rate"))
             self._sharing.first_stage(
                 *(folder, distiller, optimizer, hint_epochs, options)
@@ -237,7 +243,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         distiller.lambda_ = hp.get("lambda")
         distiller.temperature = hp.get("temperature")
         with distiller.distribute_strategy.scope():
-            self._compile(distiller, hp.get("learning_rate"))
+            self._compile(distiller, self._optimizer(hp.get("learning_rate")))
         annealing = [self.annealing(distiller.lambda_)] if self.annealing else []
         return distiller.fit(
             **options,
@@ -246,14 +252,14 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             callbacks=[*annealing, *(_seeing(model, one) for one in callbacks)],
         )
 
-    def _compile(self, model: keras.Model, learning_rate: float) -> None:
+    def _compile(self, model: keras.Model, optimizer: Any) -> None:
         def fresh(metric: Any) -> Any:
             # A metric counts what it has seen, which is not to be another model's.
             of_keras = isinstance(metric, keras.metrics.Metric)
             return type(metric).from_config(metric.get_config()) if of_keras else metric
 
         metrics = keras.tree.map_structure(fresh, self.metrics)
-        model.compile(self._optimizer(learning_rate), self.loss, metrics=metrics)
+        model.compile(optimizer, self.loss, metrics=metrics)
 
     def _optimizer(self, learning_rate: float) -> keras.optimizers.Optimizer:
         if not isinstance(self.optimizer, str):

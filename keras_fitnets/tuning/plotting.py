@@ -18,8 +18,27 @@ def plot(tuner: Any, path: Any = None) -> Any:
     Raises:
         ImportError: without Matplotlib.
         ValueError: if no trial is complete.
+
+    Example:
+
+    >>> import keras, keras_tuner, numpy as np, tempfile
+    >>> from keras_fitnets.tuning import FitNetHyperModel
+    >>> def net(*_):
+    ...     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> hypermodel = FitNetHyperModel(net(), net, loss=loss, metrics=["accuracy"])
+    >>> data = np.ones((8, 4)), np.ones(8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tuner = keras_tuner.RandomSearch(
+    ...         hypermodel, "val_accuracy", max_trials=1, directory=folder
+    ...     )
+    ...     tuner.search(*data, validation_data=data, epochs=1, verbose=0)
+    >>> [panel.get_title(loc="left") for panel in plot(tuner).axes[:-1]]
+    ['no hint']
     """
     try:
+        from matplotlib import ticker
+        from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
@@ -38,15 +57,16 @@ def plot(tuner: Any, path: Any = None) -> Any:
     values = [trial.hyperparameters.values for trial in trials]
     hints = sorted({value["hint"] for value in values})
     figure = Figure(figsize=(1.8 + 3.0 * len(hints), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(hints), sharex=True, sharey=True, squeeze=False)[0]
+    grid: Any = figure.subplots(1, len(hints), sharex=True, sharey=True, squeeze=False)
+    axes = grid[0]
+    norm = Normalize(min(scores), max(scores))
     for axis, hint in zip(axes, hints, strict=True):
         here = [i for i, value in enumerate(values) if value["hint"] == hint]
         shown = axis.scatter(
             [values[i]["lambda"] for i in here],
             [values[i]["temperature"] for i in here],
             c=[scores[i] for i in here],
-            vmin=min(scores),
-            vmax=max(scores),
+            norm=norm,
             cmap="viridis",
             s=60,
             edgecolor="0.3",
@@ -61,8 +81,14 @@ def plot(tuner: Any, path: Any = None) -> Any:
         axis.set_title(title, loc="left", fontsize="medium")
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
-    positive = min(value["lambda"] for value in values) > 0
-    axes[0].set(xscale="log" if positive else "linear", yscale="log", ylabel="τ")
+    axes[0].set(yscale="log", ylabel="τ")
+    if min(value["lambda"] for value in values) > 0:
+        axes[0].set_xscale("log")
+    for scale in (axes[0].xaxis, axes[0].yaxis):
+        if scale.get_scale() == "log":
+            scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter(ticker.NullFormatter())
     for axis in axes:
         axis.set_xlabel("λ")
     figure.colorbar(shown, ax=axes, label=tuner.oracle.objective.name)
