@@ -71,8 +71,8 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             makes one.
         annealing: from a trial's λ to a callback, such as
             `lambda start: LambdaAnnealing(start, 1.0, epochs=30)`; without it λ stays.
-        seed: of the student's first weights, of the regressors and of the order of the
-            examples. Each further execution of a trial adds one to it.
+        seed: of the order of the examples, and of the first weights of student and
+            regressors; for these, each further execution of a trial adds one.
         directory: where the teacher's outputs and the first stages are kept; by
             default in the tuner's project. Searches with one directory share them.
         name, tunable: as for any `keras_tuner.HyperModel`.
