@@ -40,7 +40,8 @@ setup(
     package_data={"keras_fitnets": ["py.typed"]},
     install_requires=requirements(),
     extras_require={
-        "tuner": PICTURES,
+        # KerasTuner's BayesianOptimization needs SciPy, and does not require it.
+        "tuner": [*PICTURES, "scipy>=1.14"],
         "examples": EXAMPLES,
         "dev": EXAMPLES + TOOLS,
     },
