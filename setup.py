@@ -18,8 +18,7 @@ def requirements() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-PICTURES = ["matplotlib>=3.9"]
-EXAMPLES = [*PICTURES, "scikit-learn>=1.5"]
+EXAMPLES = ["matplotlib>=3.9", "scikit-learn>=1.5"]
 TOOLS = [
     "hypothesis>=6.100",
     "mypy>=1.15",
@@ -40,8 +39,8 @@ setup(
     package_data={"keras_fitnets": ["py.typed"]},
     install_requires=requirements(),
     extras_require={
-        # KerasTuner's BayesianOptimization needs SciPy, and does not require it.
-        "tuner": [*PICTURES, "scipy>=1.14"],
+        # KerasTuner's BayesianOptimization needs scikit-learn without requiring it.
+        "tuner": EXAMPLES,
         "examples": EXAMPLES,
         "dev": EXAMPLES + TOOLS,
     },
