@@ -1,5 +1,6 @@
 """Measurements, each a command: `python -m benchmarks.<name>`."""
 
+import argparse
 import functools
 import json
 import platform
@@ -45,6 +46,15 @@ def medians_of(
             for name, value in found.items() if turn >= warm_up else ():
                 measured.setdefault(name, []).append(value)
     return {name: statistics.median(values) for name, values in measured.items()}
+
+
+def run(name: str, main: Callable[..., dict], parser: argparse.ArgumentParser) -> None:
+    """Publish what a program gives that takes the parser's arguments by their names."""
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    arguments = vars(parser.parse_args())
+    path = arguments.pop("json")
+    given = "".join(f" --{n.replace('_', '-')} {v}" for n, v in arguments.items())
+    publish(f"python -m benchmarks.{name}{given}", main(**arguments), path)
 
 
 def publish(command: str, result: dict, path: Path | None) -> None:

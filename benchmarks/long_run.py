@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fitnets as kf
-from benchmarks import publish
+from benchmarks import run
 
 SETTLED = 10
 
@@ -100,7 +100,4 @@ def main(epochs: int) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=500)
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    arguments = parser.parse_args()
-    command = f"python -m benchmarks.long_run --epochs {arguments.epochs}"
-    publish(command, main(arguments.epochs), arguments.json)
+    run("long_run", main, parser)

@@ -37,6 +37,7 @@ import tensorflow as tf
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import publish
+from benchmarks.step import by_keras
 
 BATCH, STEPS, TARGET = 64, 4, 1.05
 STAGES = ("kd", "joint", "hint")
@@ -85,21 +86,12 @@ def peak_of(steps: Callable[[], object]) -> float:
     return memory("VmHWM")
 
 
-def step_of(model: keras.Model, data: tf.data.Dataset) -> Callable[[], object]:
-    """The step that `fit` takes."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.RMSprop(), loss)
-    model.fit(data, steps_per_epoch=1, verbose=0)
-    iterator = iter(data)
-    return lambda: model.train_function(iterator)
-
-
 def measure(pair: Pair, variant: str) -> dict[str, float]:
     """The memory of one variant in this process, in MB."""
     keras.utils.set_random_seed(0)
     tiny = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
     ones = tf.data.Dataset.from_tensors((tf.ones((1, 1)), tf.ones(1))).repeat()
-    step_of(tiny, ones)()
+    by_keras(tiny, ones)()
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(BATCH, pair.size, pair.size, 3)), "float32")
     y = tf.constant(rng.integers(10, size=BATCH))
@@ -111,9 +103,9 @@ def measure(pair: Pair, variant: str) -> dict[str, float]:
     if student is None:
         step: Callable[[], object] = tf.function(lambda: teacher(x, training=False))
     elif teacher is None:
-        step = step_of(student, data)
+        step = by_keras(student, data)
     else:
-        step = step_of(kf.Distiller(teacher, student, pair.hint, stage=variant), data)
+        step = by_keras(kf.Distiller(teacher, student, pair.hint, stage=variant), data)
     step()
     between = memory("VmRSS")
     peak = peak_of(lambda: [step() for _ in range(STEPS)])

@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +34,8 @@ import tensorflow as tf
 
 import keras_fitnets as kf
 from benchmarks import medians_of
-from benchmarks import publish
+from benchmarks import run
+from benchmarks.cache import Epoch
 from benchmarks.long_run import TRACES
 from benchmarks.long_run import Watching
 from examples import digits
@@ -82,16 +82,6 @@ class FirstBatch(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-class Epoch(keras.callbacks.Callback):
-    """How long the last epoch took."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.process_time()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.process_time() - self.start
-
-
 def first_step(job: digits.Run, name: str, stage: str | None) -> dict[str, float]:
     """The time to the first step, and of what comes before it."""
     teacher, model = digits.teacher_network(), digits.student_network()
@@ -119,7 +109,7 @@ def epoch_by_keras(job: digits.Run, model: keras.Model, steps: int) -> Callable:
     )
 
     def run() -> float:
-        epoch = Epoch()
+        epoch = Epoch(time.process_time)
         model.fit(*job.train, callbacks=[epoch], **OPTIONS)
         return epoch.seconds
 
@@ -244,7 +234,4 @@ def main(repeats: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    arguments = parser.parse_args()
-    command = f"python -m benchmarks.overhead --repeats {arguments.repeats}"
-    publish(command, main(arguments.repeats), arguments.json)
+    run("overhead", main, parser)

@@ -19,7 +19,7 @@ import keras_tuner
 import tensorflow as tf
 
 import keras_fitnets as kf
-from benchmarks import publish
+from benchmarks import run
 from examples import digits
 
 BATCH, RATE = 32, 3e-3
@@ -92,14 +92,4 @@ if __name__ == "__main__":
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--hint-epochs", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    arguments = parser.parse_args()
-    command = "python -m benchmarks.search" + "".join(
-        f" --{name} {getattr(arguments, name.replace('-', '_'))}"
-        for name in ("trials", "hint-epochs", "epochs")
-    )
-    publish(
-        command,
-        main(arguments.trials, arguments.hint_epochs, arguments.epochs),
-        arguments.json,
-    )
+    run("search", main, parser)

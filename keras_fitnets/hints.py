@@ -137,6 +137,15 @@ def hint_pairs(
     return tuple(pairs)
 
 
+def check_member(hint: Hint, members: Sequence[keras.Model]) -> None:
+    """Refuse a hint of a network that the teacher has not."""
+    if hint.member >= len(members):
+        raise ValueError(
+            f"{hint} asks for member {hint.member} of a teacher that has "
+            f"{len(members)}; members are counted from 0."
+        )
+
+
 def _is_pair(value: Any) -> bool:
     is_sequence = isinstance(value, (list, tuple)) and len(value) == 2
     return is_sequence and all(isinstance(part, str) for part in value)

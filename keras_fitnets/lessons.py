@@ -10,6 +10,7 @@ import keras
 from keras_fitnets import structure
 from keras_fitnets.features import features
 from keras_fitnets.hints import Hint
+from keras_fitnets.hints import check_member
 from keras_fitnets.losses import mask_of
 from keras_fitnets.outputs import Pairing
 from keras_fitnets.teacher import Teacher
@@ -79,11 +80,7 @@ class Lessons:
         self._pairings = pairings
         self._inputs = inputs
         for hint in hints:
-            if hint.member >= len(self._members):
-                raise ValueError(
-                    f"{hint} asks for member {hint.member} of a teacher that has "
-                    f"{len(self._members)}; members are counted from 0."
-                )
+            check_member(hint, self._members)
         self._positions = {
             m: [i for i, hint in enumerate(hints) if hint.member == m]
             for m in {hint.member for hint in hints}
@@ -102,7 +99,11 @@ class Lessons:
 
     def of(self, layers: Sequence[tuple[str, int]]) -> "Lessons":
         """The same with hints of further layers, given by their path and member."""
-        more = [Hint(path, path, member=member) for path, member in layers]
+        known = [(hint.hint_layer, hint.member) for hint in self._hints]
+        new = [layer for layer in layers if tuple(layer) not in known]
+        if not new:
+            return self
+        more = [Hint(path, path, member=member) for path, member in new]
         hints = [*self._hints, *more]
         return Lessons(self._teacher, hints, self._pairings, self._inputs)
 

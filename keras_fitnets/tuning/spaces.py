@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_fitnets import structure
-from keras_fitnets.hints import Hint
+from keras_fitnets.hints import check_member
 from keras_fitnets.hints import hint_pairs
 from keras_fitnets.losses import check_number
 
@@ -83,14 +83,6 @@ def _name(candidate: Any, members: Sequence[keras.Model]) -> str:
     # Words are refused before the student would be looked at.
     pairs = hint_pairs(candidate, members, members[0])
     for hint in pairs:
-        _check_layer(hint, members)
+        check_member(hint, members)
+        structure.layer_at(members[hint.member], hint.hint_layer)
     return " + ".join(f"{hint.hint_layer} -> {hint.guided_layer}" for hint in pairs)
-
-
-def _check_layer(hint: Hint, members: Sequence[keras.Model]) -> None:
-    if hint.member >= len(members):
-        raise ValueError(
-            f"{hint} asks for member {hint.member} of a teacher that has "
-            f"{len(members)}; members are counted from 0."
-        )
-    structure.layer_at(members[hint.member], hint.hint_layer)
