@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11 python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 
-.PHONY: demo test test-lowest check format clean
+.PHONY: demo test test-lowest check format notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
@@ -24,6 +24,9 @@ check: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+notebooks: .venv/installed
+	$(BIN)/python tests/notebooks.py quickstart search hints
 
 clean:
 	rm -rf .venv .venv-lowest

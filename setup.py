@@ -21,7 +21,10 @@ def requirements() -> list[str]:
 EXAMPLES = ["matplotlib>=3.9", "scikit-learn>=1.5"]
 TOOLS = [
     "hypothesis>=6.100",
+    "ipykernel>=6.29",
+    "jupytext>=1.16",
     "mypy>=1.15",
+    "nbclient>=0.10",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.14",

@@ -267,16 +267,10 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
     plt.close(figure)
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
-    parser.add_argument("--teacher-epochs", type=int, default=8)
-    parser.add_argument("--hint-epochs", type=int, default=8)
-    parser.add_argument("--kd-epochs", type=int, default=18)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--folder", type=Path, default=Path("digits_run"))
+def begin(parser, arguments, counts=("seeds",)):
+    """The options, and those of them that a folder's run cannot change, only go on."""
     options = parser.parse_args(arguments)
-    settings = {k: v for k, v in vars(options).items() if k not in ("folder", "seeds")}
+    settings = {k: v for k, v in vars(options).items() if k not in ("folder", *counts)}
     options.folder.mkdir(parents=True, exist_ok=True)
     kept = options.folder / "settings.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
@@ -290,7 +284,33 @@ def main(arguments=None):
     tf.config.experimental.enable_op_determinism()
     # Each training is traced anew, which TensorFlow takes for an oversight.
     tf.get_logger().setLevel("ERROR")
+    return options, settings
 
+
+def record(name, settings, **found):
+    """What a run has found, and what it was."""
+    return {
+        "command": " ".join(["python", f"examples/{name}.py", *sys.argv[1:]]),
+        "settings": settings,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        **found,
+    }
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--hint-epochs", type=int, default=8)
+    parser.add_argument("--kd-epochs", type=int, default=18)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--folder", type=Path, default=Path("digits_run"))
+    options, settings = begin(parser, arguments)
     rows, test = {}, load("test")
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
@@ -316,19 +336,9 @@ def main(arguments=None):
                 options.folder / "digits.png",
             )
     print(f"\n{table(rows.values())}\n")
-    record = {
-        "command": " ".join(["python", "examples/digits.py", *sys.argv[1:]]),
-        "settings": settings,
-        "seeds": list(range(options.seeds)),
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "results": rows,
-    }
-    (options.folder / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+    found = {"seeds": list(range(options.seeds)), "results": rows}
+    results = record("digits", settings, **found)
+    (options.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"The student, the picture and the figures are in {options.folder}/.")
     return rows
 

@@ -1,11 +1,43 @@
-"""From a trained Keras network to one with a fraction of its weights."""
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From a trained Keras network to one with a fraction of its weights
+#
+# A network that is too big or too slow for where it must run, the *teacher*, trains a
+# small one, the *student*, in two stages: first a middle layer of the student learns
+# to predict a middle layer of the teacher, then the whole student learns from the
+# labels and from the teacher's softened answers.
+
+# %%
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import matplotlib.pyplot as plt
 
 import keras_fitnets as kf
 
+# %% tags=["parameters"]
+TEACHER_EPOCHS, HINT_EPOCHS, KD_EPOCHS = 20, 20, 40
+
+# %% [markdown]
+# ## The teacher
+#
+# Any trained `keras.Model` will do. This one reads the handwritten digits of
+# scikit-learn, which need no download.
+
+# %%
 train, validation, test = (
-    next(iter(kf.datasets.load("digits", split=split, batch_size=2000)))
+    next(iter(kf.datasets.load("digits", split=split, batch_size=2000, shuffle=False)))
     for split in ("train", "validation", "test")
 )
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -17,22 +49,52 @@ def network(name, widths):
     return keras.Sequential([*flat, *layers, keras.layers.Dense(10)], name=name)
 
 
+keras.utils.set_random_seed(0)
 teacher = network("teacher", [256, 256])
 teacher.compile("adam", loss, metrics=["accuracy"])
-teacher.fit(*train, epochs=20, verbose=0)
+history = teacher.fit(*train, epochs=TEACHER_EPOCHS, verbose=0)
 
+# %% [markdown]
+# ## The student, in two stages
+#
+# Thinner and deeper. `hints="middle"` takes the middle layer of each network; a pair
+# such as `("block2", "conv6")` names them. λ, the weight of the teacher's answers,
+# falls from 4 to 1.
+
+# %%
 student = network("student", [24, 24, 24, 24])
 distiller = kf.Distiller(teacher, student, hints="middle", temperature=3.0)
 distiller.compile("adam", loss, metrics=["accuracy"])
 history = kf.fit_stagewise(
     distiller,
     *train,
-    hint_epochs=20,
-    kd_epochs=40,
+    hint_epochs=HINT_EPOCHS,
+    kd_epochs=KD_EPOCHS,
     validation_data=validation,
-    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=40)],
+    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS)],
     verbose=0,
 )
+
+# %%
+hint, kd = history.hint.history, history.kd.history
+first, second = range(1, HINT_EPOCHS + 1), range(1, KD_EPOCHS + 1)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+left.plot(first, hint["hint_loss"], label="training")
+left.plot(first, hint["val_hint_loss"], "--", label="validation")
+left.set(title="Stage 1", xlabel="epoch", ylabel="hint loss", ylim=(0, None))
+right.plot(second, [100 * value for value in kd["accuracy"]], label="training")
+right.plot(second, [100 * v for v in kd["val_accuracy"]], "--", label="validation")
+right.set(title="Stage 2", xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
+for axis in (left, right):
+    axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## What came out
+#
+# The student is an ordinary Keras model, without a trace of the teacher.
+
+# %%
 distiller.student.save("student.keras")
 for model in (teacher, keras.saving.load_model("student.keras")):
     model.compile(loss=loss, metrics=["accuracy"])

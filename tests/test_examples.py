@@ -18,17 +18,6 @@ SHORT += ["--batch-size", "512"]
 DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
 
 
-def test_quickstart(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "quickstart.py")],
-        **{"cwd": tmp_path, "check": True, "capture_output": True, "text": True},
-    )
-    *_, teacher, student = done.stdout.splitlines()
-    assert teacher.startswith("teacher: 85,002 parameters")
-    assert student.startswith("student: 3,610 parameters")
-    assert float(student.split(", ")[-1].rstrip("%")) > 90
-
-
 def test_digits_interrupted_and_resumed(tmp_path):
     with subprocess.Popen(
         DIGITS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

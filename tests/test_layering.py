@@ -99,11 +99,13 @@ MAY_IMPORT = {
         "answers",
         "ledger",
     },
+    "drawing": {"matplotlib"},
     "tuning": {
         "keras",
         "keras_tuner",
         "tensorflow",
         "matplotlib",
+        "drawing",
         "cache",
         "data",
         "distiller",

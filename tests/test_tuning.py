@@ -519,6 +519,17 @@ def test_a_trial_runs_under_a_strategy(tmp_path):
     assert len(completed(found)) == 1
 
 
+def test_class_weights_reach_both_kinds_of_loss_of_every_trial(tmp_path, fits):
+    """Where no example counts, stage 2 leaves the student as it was built."""
+    found = searching.tuner(searching.hypermodel(hints=None), tmp_path, max_trials=1)
+    searching.search(found, class_weight=dict.fromkeys(range(3), 0.0))
+    assert fits == [("kd", 0, 2)]
+    [best] = found.get_best_models()
+    built = found.hypermodel.build(found.get_best_hyperparameters()[0])
+    for left, right in zip(best.get_weights(), built.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 # Seen.
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keras_fitnets.drawing import blank
 from keras_fitnets.tuning.spaces import NO_HINT
 
 
@@ -36,15 +37,6 @@ def plot(tuner: Any, path: Any = None) -> Any:
     >>> [panel.get_title(loc="left") for panel in plot(tuner).axes[:-1]]
     ['no hint']
     """
-    try:
-        from matplotlib import ticker
-        from matplotlib.colors import Normalize
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "`plot` draws with Matplotlib, which is not installed. Install "
-            "keras-fitnets[tuner]."
-        ) from error
     found = tuner.oracle.get_best_trials(2**31)
     trials = [trial for trial in found if trial.status == "COMPLETED"]
     if not trials:
@@ -56,10 +48,17 @@ def plot(tuner: Any, path: Any = None) -> Any:
     scores = [trial.score for trial in trials]
     values = [trial.hyperparameters.values for trial in trials]
     hints = sorted({value["hint"] for value in values})
-    figure = Figure(figsize=(1.8 + 3.0 * len(hints), 3.6), layout="constrained")
+    figure = blank(1.8 + 3.0 * len(hints), 3.6)
+    from matplotlib import colors
+    from matplotlib import ticker
+
     grid: Any = figure.subplots(1, len(hints), sharex=True, sharey=True, squeeze=False)
     axes = grid[0]
-    norm = Normalize(min(scores), max(scores))
+    objective = tuner.oracle.objective
+    # A loss of some hundredths and one of a student that learned nothing, in one scale.
+    apart = 0 < 10 * min(scores) < max(scores)
+    norm = (colors.LogNorm if apart else colors.Normalize)(min(scores), max(scores))
+    bright_is_better = "viridis_r" if objective.direction == "min" else "viridis"
     for axis, hint in zip(axes, hints, strict=True):
         here = [i for i, value in enumerate(values) if value["hint"] == hint]
         shown = axis.scatter(
@@ -67,7 +66,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
             [values[i]["temperature"] for i in here],
             c=[scores[i] for i in here],
             norm=norm,
-            cmap="viridis",
+            cmap=bright_is_better,
             s=60,
             edgecolor="0.3",
             linewidth=0.5,
@@ -91,7 +90,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
             scale.set_minor_formatter(ticker.NullFormatter())
     for axis in axes:
         axis.set_xlabel("λ")
-    figure.colorbar(shown, ax=axes, label=tuner.oracle.objective.name)
+    figure.colorbar(shown, ax=axes, label=objective.name)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

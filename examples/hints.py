@@ -1,0 +1,248 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What a hint does
+#
+# A deep thin student is hard to train: from small first weights the signal dies on
+# its way up, and the gradient on its way down. A *hint* helps in the middle: in stage
+# 1 the lower half of the student learns to predict a hidden layer of the teacher.
+# This notebook looks at that layer before and after, at the weight λ of stage 2, and
+# at what the teacher is sure of.
+
+# %%
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+import keras_fitnets as kf
+
+# %% tags=["parameters"]
+TEACHER_EPOCHS, HINT_EPOCHS, KD_EPOCHS = 20, 15, 30
+
+# %% [markdown]
+# ## A wide teacher, a deep thin student
+#
+# The handwritten digits of scikit-learn, 8×8 pixels. The teacher has two wide
+# convolutions. The student has six narrow ones, and small first weights, as in the
+# paper.
+
+# %%
+train, validation, test = (
+    next(iter(kf.datasets.load("digits", split=split, batch_size=2000, shuffle=False)))
+    for split in ("train", "validation", "test")
+)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(widths, initializer):
+    layers = [
+        keras.layers.Conv2D(
+            width,
+            kernel_size=3,
+            padding="same",
+            activation="relu",
+            kernel_initializer=initializer,
+            name=f"conv{i}",
+        )
+        for i, width in enumerate(widths, 1)
+    ]
+    top = [keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers, *top])
+
+
+def thin():
+    return network([8] * 6, keras.initializers.RandomUniform(-0.05, 0.05))
+
+
+keras.utils.set_random_seed(0)
+teacher = network([32, 64], "glorot_uniform")
+teacher.compile("adam", loss, metrics=["accuracy"])
+teacher.fit(*train, batch_size=32, epochs=TEACHER_EPOCHS, verbose=0)
+student = thin()
+for name, model in {"teacher": teacher, "student": student}.items():
+    print(f"{name}: {model.count_params():,} parameters")
+print(f"teacher: {teacher.evaluate(*validation, verbose=0)[1]:.1%} on validation data")
+
+# %% [markdown]
+# ## Before and after stage 1
+#
+# The hint is the teacher's first layer, 32 maps; the guided layer is the student's
+# third, with 8. A regressor stands between them, and is thrown away at the end. We
+# keep both layers' maps of one image, and what the regressor makes of the guided ones.
+
+# %%
+distiller = kf.Distiller(teacher, student, hints=("conv1", "conv3"), stage="hint")
+hint = keras.Model(teacher.inputs, teacher.get_layer("conv1").output)
+guided = keras.Model(student.inputs, student.get_layer("conv3").output)
+image = validation[0][:1]
+
+
+def maps():
+    inner = guided(image)
+    return np.array(inner[0]), np.array(distiller.regressors[0](inner)[0])
+
+
+guided_before, predicted_before = maps()
+
+# %% [markdown]
+# Stage `"hint"` trains the first three layers of the student and the regressor, and
+# nothing else. It needs no labels. (`kf.fit_stagewise` runs this stage and the next by
+# itself.)
+
+# %%
+distiller.compile(keras.optimizers.RMSprop(3e-3))
+distiller.fit(train[0], batch_size=32, epochs=HINT_EPOCHS, verbose=0)
+guided_after, predicted_after = maps()
+
+
+# %%
+def show_maps(rows, which):
+    """One row of maps for each name, in one scale, beside the image."""
+    figure, axes = plt.subplots(
+        len(rows),
+        len(which) + 1,
+        figsize=(9, 1.3 * len(rows) + 0.3),
+        layout="constrained",
+        subplot_kw={"xticks": [], "yticks": []},
+    )
+    top = max(values[..., which].max() for values in rows.values())
+    for row, (name, values) in zip(axes, rows.items(), strict=True):
+        row[0].set_visible(False)
+        row[1].set_ylabel(name)
+        for axis, at in zip(row[1:], which, strict=True):
+            shown = axis.imshow(values[..., at], vmin=0, vmax=top)
+    axes[0][0].imshow(image[0, ..., 0], cmap="gray_r")
+    axes[0][0].set(visible=True, title="image")
+    for axis, at in zip(axes[0][1:], which, strict=True):
+        axis.set_title(f"map {at}")
+    figure.colorbar(shown, ax=axes, label="activation")
+    plt.show()
+
+
+wanted = np.array(hint(image)[0])
+liveliest = np.argsort(-wanted.var((0, 1)))[:6]
+show_maps(
+    {"hint": wanted, "before": predicted_before, "after": predicted_after}, liveliest
+)
+
+# %% [markdown]
+# The top row is what the teacher computes, the others what the student predicts of it
+# before and after stage 1. The guided layer itself, in which nothing had arrived
+# through the small first weights:
+
+# %%
+show_maps({"before": guided_before, "after": guided_after}, range(8))
+
+# %% [markdown]
+# How much of the hint is predicted, over all validation images (1 is all of it, 0 is
+# no more than the mean of each map):
+
+# %%
+wanted = hint.predict(validation[0], verbose=0)
+found = distiller.regressors[0](guided.predict(validation[0], verbose=0))
+missed = np.mean((wanted - found) ** 2)
+print(f"R² of the hint: {1 - missed / np.mean(wanted.var((0, 1, 2))):.2f}")
+
+# %% [markdown]
+# ## Stage 2: λ makes a curriculum
+#
+# The whole student now learns from labels and from the teacher's softened answers,
+# which count λ times. A large λ early stresses what the teacher is sure of: on those
+# images its answers and the labels pull together, while on the others they pull
+# apart. As λ falls, the labels have the last word.
+
+# %%
+distiller.stage = "kd"
+distiller.compile(keras.optimizers.RMSprop(3e-3), loss, metrics=["accuracy"])
+sure = np.max(keras.ops.softmax(teacher.predict(train[0], verbose=0)), axis=-1)
+groups = np.array_split(np.argsort(sure), 4)
+curves = []
+
+
+class Watch(keras.callbacks.Callback):
+    """The student's accuracy on the images the teacher is less or more sure of."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logits = student.predict(train[0], batch_size=2000, verbose=0)
+        right = logits.argmax(-1) == train[1].numpy()
+        curves.append([right[group].mean() for group in groups])
+
+
+stage_2 = distiller.fit(
+    *train,
+    batch_size=32,
+    epochs=KD_EPOCHS,
+    validation_data=validation,
+    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS), Watch()],
+    verbose=0,
+).history
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+epochs = range(1, KD_EPOCHS + 1)
+left.plot(epochs, stage_2["lambda"], color="black")
+left.set(xlabel="epoch of stage 2", ylabel="λ", ylim=(0, None))
+colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, 4))
+names = ["least sure", "less sure", "more sure", "surest"]
+for name, color, values in zip(names, colors, np.transpose(curves), strict=True):
+    right.plot(epochs, 100 * values, color=color, label=name)
+right.set(xlabel="epoch of stage 2", ylabel="student's accuracy, %")
+right.legend(title="Of the quarter of the images\nthat the teacher is", frameon=False)
+for axis in (left, right):
+    axis.xaxis.get_major_locator().set_params(integer=True)
+plt.show()
+
+# %% [markdown]
+# ## Which images the teacher is sure of
+
+# %%
+figure, axes = plt.subplots(
+    2,
+    8,
+    figsize=(9, 2.6),
+    layout="constrained",
+    subplot_kw={"xticks": [], "yticks": []},
+)
+order = np.argsort(sure)
+for row, name, places in zip(
+    axes, ("least sure", "surest"), (order[:8], order[-8:]), strict=True
+):
+    row[0].set_ylabel(name)
+    for axis, at in zip(row, places, strict=True):
+        axis.imshow(train[0][at, ..., 0], cmap="gray_r")
+        axis.set_title(f"{int(train[1][at])}: {sure[at]:.2f}", fontsize="small")
+plt.show()
+
+# %% [markdown]
+# ## Without the hint
+#
+# The same student from the same kind of first weights, with as many epochs of stage 2
+# alone:
+
+# %%
+keras.utils.set_random_seed(1)
+alone = kf.Distiller(teacher, thin())
+alone.compile(keras.optimizers.RMSprop(3e-3), loss, metrics=["accuracy"])
+alone.fit(
+    *train,
+    batch_size=32,
+    epochs=HINT_EPOCHS + KD_EPOCHS,
+    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=HINT_EPOCHS + KD_EPOCHS)],
+    verbose=0,
+)
+for name, model in {"with the hint": distiller, "without": alone}.items():
+    logits = model.predict(validation[0], verbose=0)
+    right = np.mean(logits.argmax(-1) == validation[1].numpy())
+    print(f"{name}: {right:.1%} on validation data")
