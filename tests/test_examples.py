@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 import keras_fitnets  # noqa: F401 - registers the layers of the saved student
@@ -58,3 +59,20 @@ def test_digits_refuses_a_folder_with_other_settings(tmp_path, changed):
     )
     assert done.returncode == 2
     assert "holds a run of {}; use --folder" in done.stderr
+
+
+def test_the_search_compares_its_winner_with_the_paper(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "digits_search.py"), *SHORT]
+    command += ["--hint-epochs", "1", "--kd-epochs", "1", "--trials", "2"]
+    command += ["--seeds", "1", "--finalists", "2", "--unseen-seeds", "1"]
+    subprocess.run([*command, "--folder", "run"], cwd=tmp_path, check=True)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["trials"]) == len(results["finalists"]) == 2
+    assert len({len(row["accuracy"]) for row in results["compared"].values()}) == 1
+    losses = {
+        str(t): np.mean(row["label_loss"]) for t, row in results["finalists"].items()
+    }
+    assert str(results["winner"]) == min(losses, key=losses.get)
+    student = keras.saving.load_model(tmp_path / "run" / "student.keras")
+    assert student.count_params() == 20_614
+    assert (tmp_path / "run" / "search.png").stat().st_size > 10_000

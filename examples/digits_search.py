@@ -1,0 +1,187 @@
+"""A search for λ, τ, the learning rate and the hint, on handwritten digits.
+
+The teacher and the student of digits.py, and thirty trials of KerasTuner, each the mean
+of three seeds. The teacher is run once for all of them, and stage 1 once for each hint
+and seed. The best of thirty trials was lucky, too: the five best are therefore trained
+with further seeds, which choose the winner among them. With seeds that no choice has
+seen, it is then compared with λ = 4 and τ = 3 of Romero et al., "FitNets" (arXiv
+1412.6550). All of this is judged on the validation split; the test split is used once,
+for the winner.
+
+    python examples/digits_search.py
+
+Interrupted, the same command goes on where it was. Several machines can share the
+search: see docs/search.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import digits
+import keras
+import keras_tuner
+import numpy as np
+
+import keras_fitnets as kf
+
+HINTS = [digits.HINTS, ("conv2", "conv4"), None]
+HINT_RATE = RATE = 3e-3
+PAPER = {"lambda": 4.0, "temperature": 3.0}
+# What digits.py uses besides.
+USUAL = {"learning_rate": RATE, "hint": " -> ".join(digits.HINTS)}
+# What another call may change in the same folder.
+COUNTS = ("trials", "finalists", "unseen_seeds")
+
+
+class Job:
+    """The digits, their teacher, and how a student is searched and trained."""
+
+    def __init__(self, options):
+        keras.utils.set_random_seed(0)
+        run = digits.Run(0, options.folder, options)
+        self.options, self.steps = options, run.steps
+        self.teacher = digits.teacher_network()
+        run.fit("teacher", self.teacher, options.teacher_epochs)
+        self.data = {
+            "x": run.train[0],
+            "y": run.train[1],
+            "validation_data": run.validation,
+            "hint_epochs": options.hint_epochs,
+            "epochs": options.kd_epochs,
+            "batch_size": options.batch_size,
+            "verbose": 0,
+        }
+
+    def optimizer(self, rate):
+        steps = self.options.kd_epochs * self.steps
+        return keras.optimizers.RMSprop(
+            keras.optimizers.schedules.CosineDecay(rate, steps)
+        )
+
+    def annealing(self, start):
+        return kf.LambdaAnnealing(start, min(1.0, start), self.options.kd_epochs)
+
+    def hypermodel(self, seed):
+        return kf.tuning.FitNetHyperModel(
+            self.teacher,
+            lambda hp: digits.student_network(),
+            hints=HINTS,
+            lambda_=(0.5, 16.0),
+            temperature=(1.0, 10.0),
+            learning_rate=(1e-3, 1e-2),
+            hint_learning_rate=HINT_RATE,
+            loss=digits.LOSS,
+            metrics=["accuracy"],
+            optimizer=self.optimizer,
+            annealing=self.annealing,
+            seed=seed,
+            directory=self.options.folder / "shared",
+        )
+
+    def trained(self, values, seeds):
+        """The best epoch's label loss and accuracy on the validation split."""
+        return {
+            metric: [self._trained(values, seed)[metric] for seed in seeds]
+            for metric in ("label_loss", "accuracy")
+        }
+
+    def _trained(self, values, seed):
+        log = self.options.folder / "trained.json"
+        known = json.loads(log.read_text()) if log.exists() else {}
+        key = json.dumps([seed, values], sort_keys=True)
+        if key not in known:
+            hypermodel = self.hypermodel(seed)
+            hp = keras_tuner.HyperParameters()
+            hp.values = dict(values)
+            history = hypermodel.fit(hp, hypermodel.build(hp), **self.data).history
+            best = int(np.argmin(history["val_label_loss"]))
+            known[key] = {
+                "label_loss": history["val_label_loss"][best],
+                "accuracy": 100 * history["val_accuracy"][best],
+            }
+            log.write_text(json.dumps(known))
+        return known[key]
+
+
+def table(rows):
+    lines = [f"{'':<32}{'label loss':>18}{'accuracy, %':>18}"]
+    for name, row in rows.items():
+        shown = [
+            f"{np.mean(row[metric]):.{places}f} ± {np.std(row[metric]):.{places}f}"
+            for metric, places in (("label_loss", 4), ("accuracy", 2))
+        ]
+        lines.append(f"{name:<32}{shown[0]:>18}{shown[1]:>18}")
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=3, help="of each trial")
+    parser.add_argument("--finalists", type=int, default=5)
+    parser.add_argument("--unseen-seeds", type=int, default=9, help="to compare with")
+    parser.add_argument("--teacher-epochs", type=int, default=8)
+    parser.add_argument("--hint-epochs", type=int, default=8)
+    parser.add_argument("--kd-epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--folder", type=Path, default=Path("search_run"))
+    options, settings = digits.begin(parser, arguments, COUNTS)
+
+    job = Job(options)
+    tuner = keras_tuner.BayesianOptimization(
+        job.hypermodel(seed=0),
+        executions_per_trial=options.seeds,
+        # The accuracy of few images is the same for many trials.
+        objective=keras_tuner.Objective("val_label_loss", "min"),
+        max_trials=options.trials,
+        seed=0,
+        directory=options.folder,
+        project_name="search",
+    )
+    bar = digits.Bar("A trial, stage 2", options.kd_epochs)
+    tuner.search(**job.data, callbacks=[bar])
+    kf.tuning.plot(tuner, options.folder / "search.png")
+    count, finalists = options.seeds, min(options.finalists, options.trials)
+    chosen_by = [*range(count, 2 * count)]
+    unseen = [*range(2 * count, 2 * count + options.unseen_seeds)]
+    best = [hp.values for hp in tuner.get_best_hyperparameters(finalists)]
+    final = {str(values): job.trained(values, chosen_by) for values in best}
+    losses = [np.mean(row["label_loss"]) for row in final.values()]
+    place = int(np.argmin(losses))
+    winner = best[place]
+    compared = {
+        "λ = 4, τ = 3, the rest usual": {**winner, **USUAL, **PAPER},
+        "λ = 4, τ = 3, the rest found": {**winner, **PAPER},
+        "all found": winner,
+    }
+    compared = {name: job.trained(row, unseen) for name, row in compared.items()}
+    student = tuner.get_best_models(finalists)[place]
+    student.save(options.folder / "student.keras")
+    results = digits.record(
+        "digits_search",
+        {**settings, "trials": options.trials, "finalists": finalists},
+        seeds={"search": [*range(count)], "finalists": chosen_by, "compared": unseen},
+        winner=winner,
+        finalists=final,
+        compared=compared,
+        test_accuracy_of_the_winner=digits.accuracy(student, digits.load("test")),
+        trials=[
+            {"val_label_loss": trial.score, **trial.hyperparameters.values}
+            for trial in tuner.oracle.get_best_trials(options.trials)
+        ],
+    )
+    (options.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nFound, the best of {finalists} finalists: {winner}\n")
+    print(f"On the validation split, seeds {unseen}:\n{table(compared)}\n")
+    print(f"Test accuracy: {results['test_accuracy_of_the_winner']:.2f} %")
+    print(f"The student, the picture and the figures are in {options.folder}/.")
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. The same command goes on where this one stopped.")
