@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,13 @@ DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"
 
 def test_digits_interrupted_and_resumed(tmp_path):
     with subprocess.Popen(
-        DIGITS, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        DIGITS,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A title is to arrive before its training, not with its first epochs.
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:
         for line in process.stdout:
             if "stage 1" in line:

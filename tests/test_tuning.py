@@ -454,10 +454,35 @@ def wait_for(condition, *processes):
         time.sleep(0.02)
 
 
+def test_what_a_search_knows_is_whole_in_the_instant_of_a_kill(tmp_path, monkeypatch):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    found = searching.search(
+        searching.tuner(searching.hypermodel(hints=None), tmp_path)
+    )
+    files = [tmp_path / "search" / name for name in ("oracle.json", "tuner0.json")]
+    files += (tmp_path / "search").glob("trial_*/trial.json")
+    before = [path.read_bytes() for path in files]
+    assert len([json.loads(state) for state in before]) == 4
+    for instant in ("GFile", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.io.gfile, instant, killed)
+            for part in (found, found.oracle):
+                with pytest.raises(KeyboardInterrupt):
+                    part.save()
+            for trial in completed(found):
+                with pytest.raises(KeyboardInterrupt):
+                    found.oracle._save_trial(trial)
+        assert [path.read_bytes() for path in files] == before
+    assert len(completed(searching.tuner(searching.hypermodel(), tmp_path))) == 2
+
+
 def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_path):
     process = started(tmp_path, 4)
     wait_for(lambda: [*statuses(tmp_path).values()].count("COMPLETED") == 2, process)
-    wait_for(lambda: "RUNNING" in statuses(tmp_path).values(), process)
+    oracle = tmp_path / "search" / "oracle.json"
+    wait_for(lambda: json.loads(oracle.read_text())["ongoing_trials"], process)
     done = {
         path: path.stat().st_mtime_ns
         for name, status in statuses(tmp_path).items()
