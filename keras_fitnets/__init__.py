@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from keras_fitnets import datasets
+from keras_fitnets import models
 from keras_fitnets.cache import cache_teacher
 from keras_fitnets.callbacks import CheckNumerics
 from keras_fitnets.callbacks import LambdaAnnealing
@@ -43,6 +44,7 @@ __all__ = [
     "datasets",
     "fit_stagewise",
     "hint_loss",
+    "models",
     "soft_target_crossentropy",
     "strategy",
 ]

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "version": set(),
     "losses": {"keras"},
     "layers": {"keras"},
+    "models": {"keras", "layers"},
     "structure": {"keras", "layers"},
     "activations": {"keras", "layers", "structure"},
     "features": {"keras", "structure"},
