@@ -1,5 +1,6 @@
 """The digits, and the pipeline that serves every dataset."""
 
+import os
 import socket
 import sys
 
@@ -147,6 +148,134 @@ def test_batches():
     assert dataset.element_spec[0] == tf.TensorSpec((None, 8, 8, 1), tf.float32)
 
 
+def test_a_remainder_is_dropped():
+    dataset = datasets.load("digits", "test", batch_size=100, drop_remainder=True)
+    assert [len(labels) for _, labels in dataset] == [100, 100, 100]
+    assert dataset.element_spec[0].shape == (100, 8, 8, 1)
+
+
+def test_half_of_the_images_are_flipped_others_in_each_pass_and_again_by_a_seed():
+    options = {"name": "digits", "split": "train", "shuffle": False}
+    plain = arrays(datasets.load(**options))[0]
+    flipped = datasets.load(**options, flip=True, seed=1)
+    passes = [arrays(flipped)[0] for _ in range(2)]
+    mirrored = [(one != plain).any((1, 2, 3)) for one in passes]
+    for one, moved in zip(passes, mirrored, strict=True):
+        np.testing.assert_array_equal(one[moved], plain[moved][:, :, ::-1])
+        # Four standard deviations of 1,097 throws.
+        assert abs(moved.mean() - 0.5) < 0.06
+    assert 0.4 < (mirrored[0] != mirrored[1]).mean() < 0.6
+    again = arrays(datasets.load(**options, flip=True, seed=1))[0]
+    np.testing.assert_array_equal(again, passes[0])
+
+
+def test_workers_read_each_image_once():
+    whole = arrays(datasets.load("digits", split="test"))[0]
+    parts = []
+    for worker in range(3):
+        context = tf.distribute.InputContext(3, worker, 3)
+        dataset = datasets.load("digits", split="test", input_context=context)
+        parts.append(arrays(dataset)[0])
+    assert [len(part) for part in parts] == [117, 117, 116]
+    found = np.concatenate(parts).reshape(350, -1)
+    assert sorted(map(tuple, found)) == sorted(map(tuple, whole.reshape(350, -1)))
+
+
+IMAGES = {
+    "mnist": {"train": 60_000, "test": 10_000},
+    "fashion_mnist": {"train": 60_000, "test": 10_000},
+    "cifar10": {"train": 50_000, "test": 10_000},
+    "cifar100": {"train": 50_000, "test": 10_000},
+    "svhn_cropped": {"train": 73_257, "test": 26_032, "extra": 531_131},
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_papers_divisions_cover_the_training_images_once(name):
+    known = {
+        split: tfds.core.SplitInfo(name=split, shard_lengths=[size], num_bytes=0)
+        for split, size in IMAGES[name].items()
+    }
+    parts = datasets.splits(name)
+    assert parts["test"] == "test"
+    ranges = []
+    for part in ("train", "validation"):
+        instruction = tfds.core.ReadInstruction.from_spec(parts[part])
+        for one in instruction.to_absolute(known):
+            stop = one.to or IMAGES[name][one.splitname]
+            ranges.append((one.splitname, one.from_ or 0, stop))
+    held_out = 6_000 if name == "svhn_cropped" else 10_000
+    assert (
+        sum(stop - start for _, start, stop in ranges[len(ranges) // 2 :]) == held_out
+    )
+    for split in set(known) - {"test"}:
+        [(_, *first), (_, *second)] = sorted(r for r in ranges if r[0] == split)
+        assert first == [0, second[0]] and second[1] == IMAGES[name][split]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_papers_data_are_read(name, tmp_path, monkeypatch):
+    """The real builders and files, with images that are made up."""
+    made = tfds.builder_cls(name)
+    rng = np.random.default_rng(0)
+
+    def examples(builder, count):
+        for number in range(count):
+            example = {}
+            for key, feature in builder.info.features.items():
+                if key == "image":
+                    example[key] = rng.integers(256, size=feature.shape, dtype="uint8")
+                elif key == "id":
+                    example[key] = str(number)
+                else:
+                    example[key] = number % feature.num_classes
+            yield number, example
+
+    monkeypatch.setattr(
+        made, "_split_generators", lambda self, _: {"train": examples(self, 20)}
+    )
+    with pytest.raises(FileNotFoundError, match=f"{name}.*not found in {tmp_path}"):
+        datasets.load(name, data_dir=tmp_path)
+    first = datasets.load(
+        name, "train[:75%]", data_dir=tmp_path, download=True, batch_size=15
+    )
+    rest = datasets.load(name, "train[75%:]", data_dir=tmp_path, shuffle=False)
+    images, labels = next(iter(first))
+    side, channels = (28, 1) if "mnist" in name else (32, 3)
+    assert images.shape == (15, side, side, channels) and images.dtype == tf.float32
+    assert len(rest) == 5
+    found = sorted([*labels.numpy(), *arrays(rest)[1]])
+    classes = 100 if name == "cifar100" else 10
+    assert found == sorted(number % classes for number in range(20))
+    pixels = np.rint(images.numpy() * 255)
+    np.testing.assert_allclose(pixels / 255, images, atol=1e-7)
+    assert pixels.min() == 0 and pixels.max() == 255
+
+
+@pytest.mark.skipif("CIFAR10_DIR" not in os.environ, reason="no $CIFAR10_DIR")
+def test_cifar10_itself():
+    parts = datasets.splits("cifar10")
+    folder = os.environ["CIFAR10_DIR"]
+    loaded = {
+        part: datasets.load("cifar10", split, data_dir=folder)
+        for part, split in parts.items()
+    }
+    assert [len(dataset) for dataset in loaded.values()] == [40_000, 10_000, 10_000]
+    images, labels = next(iter(loaded["test"].batch(10_000)))
+    assert images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(labels).tolist() == [1_000] * 10
+    normalized = datasets.GlobalContrastNormalization()(images[:100]).numpy()
+    flat = images[:100].numpy().astype("float64").reshape(100, -1)
+    flat -= flat.mean(1, keepdims=True)
+    expected = 55 * flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    np.testing.assert_allclose(normalized.reshape(100, -1), expected, atol=1e-4)
+
+
+def test_other_data_have_no_division_of_the_papers():
+    with pytest.raises(ValueError, match="'svhn_cropped'.*'imagenet2012'.*90%"):
+        datasets.splits("imagenet2012")
+
+
 def test_any_other_name_goes_through_the_same_pipeline(tmp_path, capfd):
     first = datasets.load("fitnets_stripes", data_dir=tmp_path, download=True)
     again = datasets.load("fitnets_stripes", batch_size=4, data_dir=tmp_path)
@@ -176,6 +305,9 @@ def test_other_data_than_images_with_a_label_is_refused(tmp_path):
         ({"batch_size": 2.0}, TypeError, "an integer.*batch_size=2.0"),
         ({"batch_size": True}, TypeError, "an integer.*batch_size=True"),
         ({"shuffle": 1000}, TypeError, "True, False.*shuffle=1000"),
+        ({"flip": "left"}, TypeError, "`flip` must be True or False.*'left'"),
+        ({"drop_remainder": 1}, TypeError, "`drop_remainder` must be.*=1"),
+        ({"drop_remainder": True}, ValueError, "needs a `batch_size`"),
     ],
 )
 def test_wrong_arguments(arguments, error, words, tmp_path):

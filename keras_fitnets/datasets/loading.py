@@ -7,6 +7,52 @@ from typing import Any
 
 import tensorflow as tf
 
+# In the words of tensorflow-datasets; the test images are used once.
+_SPLITS = {
+    "digits": ("train", "validation", "test"),
+    "mnist": ("train[:50000]", "train[50000:]", "test"),
+    "fashion_mnist": ("train[:50000]", "train[50000:]", "test"),
+    "cifar10": ("train[:40000]", "train[40000:]", "test"),
+    "cifar100": ("train[:40000]", "train[40000:]", "test"),
+    "svhn_cropped": (
+        "train[:-4000]+extra[:-2000]",
+        "train[-4000:]+extra[-2000:]",
+        "test",
+    ),
+}
+
+
+def splits(name: str) -> dict[str, str]:
+    """The training, validation and test split of a dataset, as the paper divides it.
+
+    Romero et al., "FitNets" (arXiv 1412.6550): 40,000 of CIFAR's training images and
+    50,000 of MNIST's are trained on, the others validate; of SVHN 6,000 validate, of
+    which 2,000 are extra ones (the paper takes as many of each class).
+
+    Args:
+      name: `"digits"`, `"mnist"`, `"fashion_mnist"`, `"cifar10"`, `"cifar100"` or
+        `"svhn_cropped"`.
+
+    Returns:
+      A dict with `"train"`, `"validation"` and `"test"`, each for `split` of `load`.
+
+    Raises:
+      ValueError: the dataset is none of these.
+
+    Example:
+
+    >>> import keras_fitnets as kf
+    >>> kf.datasets.splits("cifar10")["validation"]
+    'train[40000:]'
+    """
+    if name not in _SPLITS:
+        raise ValueError(
+            f"`name` must be one of {sorted(_SPLITS)}. Received: name={name!r}. Any "
+            "other dataset of tensorflow-datasets can be divided in the same way: "
+            "split='train[:90%]', split='train[90%:]'."
+        )
+    return dict(zip(("train", "validation", "test"), _SPLITS[name], strict=True))
+
 
 def load(
     name: str,
@@ -16,6 +62,9 @@ def load(
     data_dir: str | os.PathLike | None = None,
     download: bool = False,
     seed: int | None = None,
+    flip: bool = False,
+    drop_remainder: bool = False,
+    input_context: Any = None,
 ) -> tf.data.Dataset:
     """Reads an image classification dataset through tensorflow-datasets.
 
@@ -35,8 +84,13 @@ def load(
         tensorflow-datasets, which is `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
       download: whether data which is missing may be fetched from the network.
-      seed: makes the orders of `shuffle` repeatable. None: they follow
-        `keras.utils.set_random_seed`.
+      seed: makes the orders of `shuffle`, and `flip`, repeatable. None: they
+        follow `keras.utils.set_random_seed`.
+      flip: whether each image is mirrored, left to right, in half of the passes.
+        For `cache_teacher` flip in its `augment` instead.
+      drop_remainder: whether a last, smaller batch is left out, as a TPU asks for.
+      input_context: the `tf.distribute.InputContext` of a worker, whose part of
+        the samples is read: each is read by one worker.
 
     Returns:
       A `tf.data.Dataset` of `(image, label)`: float32 images between 0 and 1 of
@@ -48,7 +102,8 @@ def load(
         installed.
       TypeError: an argument has the wrong type.
       ValueError: there is no such dataset or split, the dataset is not one of
-        8-bit images with a label, or `batch_size` is not positive.
+        8-bit images with a label, `batch_size` is not positive, or there is a
+        remainder to drop without it.
       FileNotFoundError: the data is missing, and `download` is False.
 
     Example:
@@ -60,18 +115,39 @@ def load(
     (TensorShape([128, 8, 8, 1]), TensorShape([128]))
     """
     _check_arguments(name, split, batch_size, shuffle)
+    for argument, value in (("flip", flip), ("drop_remainder", drop_remainder)):
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"`{argument}` must be True or False. Received: {argument}={value!r}"
+            )
+    if drop_remainder and batch_size is None:
+        raise ValueError("`drop_remainder=True` needs a `batch_size`. Received: None")
     builder = _prepared_builder(name, data_dir, download)
     samples = _count(builder, split)
     dataset = builder.as_dataset(split=split, as_supervised=True)
+    if input_context is not None:
+        dataset = dataset.shard(
+            input_context.num_input_pipelines, input_context.input_pipeline_id
+        )
     if shuffle or (shuffle is None and split.startswith("train")):
         dataset = dataset.shuffle(samples, seed=seed)
+    if flip:
+        draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        dataset = tf.data.Dataset.zip((dataset, draws)).map(_flip, tf.data.AUTOTUNE)
     if batch_size is not None:
-        dataset = dataset.batch(batch_size)
+        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
     return dataset.map(_scale, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _scale(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(image, tf.float32) / 255.0, label
+
+
+def _flip(pair: Any, draw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    image, label = pair
+    # By a seed of its own for each image, whichever thread maps it.
+    seed = tf.stack([draw, tf.zeros_like(draw)])
+    return tf.image.stateless_random_flip_left_right(image, seed), label
 
 
 def _check_arguments(name: Any, split: Any, batch_size: Any, shuffle: Any) -> None:

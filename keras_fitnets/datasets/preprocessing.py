@@ -1,0 +1,187 @@
+"""Contrast normalisation and whitening, as layers that ship with the student."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class GlobalContrastNormalization(keras.layers.Layer):
+    """Every image with mean 0 and one contrast.
+
+    `y = scale * (x - mean(x)) / sqrt(bias + sum((x - mean(x)) ** 2))`, over all pixels
+    and channels of an image: Goodfellow et al., "Maxout Networks" (arXiv 1302.4389),
+    after Coates et al. (2011). An image of one grey becomes 0.
+
+    Args:
+        scale: the length of every image, as a vector; 55 in the papers' code.
+        bias: keeps the noise of flat images small; in units of a squared pixel.
+        **kwargs: as for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `scale` is not positive, or `bias` negative.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = GlobalContrastNormalization(scale=1.0)
+    >>> np.asarray(layer(np.array([[[[0.0], [0.0], [2.0], [2.0]]]]))).ravel().tolist()
+    [-0.5, -0.5, 0.5, 0.5]
+    """
+
+    def __init__(self, scale: float = 55.0, bias: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = _number("scale", scale, "positive")
+        self.bias = _number("bias", bias, "non-negative")
+
+    def call(self, inputs: Any) -> Any:
+        axes = tuple(range(1, len(inputs.shape)))
+        wide = "float64" if inputs.dtype == "float64" else "float32"
+        x = ops.cast(inputs, wide)
+        centred = x - ops.mean(x, axes, keepdims=True)
+        power = ops.sum(ops.square(centred), axes, keepdims=True)
+        # What rounding leaves of one grey is no contrast, however much it is scaled.
+        rounding = (
+            8 * float(np.finfo(wide).eps) * ops.max(ops.abs(x), axes, keepdims=True)
+        )
+        flat = power <= math.prod(x.shape[1:]) * ops.square(rounding)
+        length = ops.sqrt(ops.where(flat, 1.0, power + self.bias))
+        return ops.cast(
+            ops.where(flat, 0.0, self.scale * centred / length), inputs.dtype
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "bias": self.bias}
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class ZCAWhitening(keras.layers.Layer):
+    """Pixels without correlation, as near to the image as that allows.
+
+    `y = (x - m) U (S + bias)^(-1/2) U^T`, where `m` is the mean of the training images
+    and `U S U^T` their covariance: Krizhevsky, "Learning Multiple Layers of Features
+    from Tiny Images" (2009). `adapt` finds both; until then, what comes out is NaN.
+    They are weights, which are saved and not trained: of 32x32x3 pixels 38 MB.
+
+    Args:
+        bias: added to each variance, against noise; 0.1 in the papers' code, for images
+            of contrast 55.
+        **kwargs: as for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `bias` is negative.
+
+    Example:
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(500, 2, 2, 1)) ** 3
+    >>> layer = ZCAWhitening(bias=0.0)
+    >>> layer.adapt(x)
+    >>> white = np.asarray(layer(x)).reshape(500, 4)
+    >>> bool(np.allclose(np.cov(white.T, ddof=0), np.eye(4), atol=1e-3))
+    True
+    """
+
+    def __init__(self, bias: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bias = _number("bias", bias, "non-negative")
+
+    def build(self, input_shape: Any) -> None:
+        if None in tuple(input_shape)[1:]:
+            raise ValueError(
+                f"ZCAWhitening layer '{self.name}' needs images of a fixed shape; "
+                f"received {tuple(input_shape)}. Resize or crop them first."
+            )
+        pixels = math.prod(input_shape[1:])
+        options = {"initializer": _unknown, "trainable": False}
+        self.mean = self.add_weight((pixels,), name="mean", **options)
+        self.matrix = self.add_weight((pixels, pixels), name="matrix", **options)
+
+    def adapt(self, data: Any, batch_size: int = 1024) -> None:
+        """Find mean and covariance of training images.
+
+        Args:
+            data: an array of images, with the samples first, or a `tf.data.Dataset` of
+                batches, of images or of (image, label).
+            batch_size: of an array.
+
+        Raises:
+            ValueError: if there are no images, or they differ in shape, or are not
+                finite.
+        """
+        # One pass, in float64: the sums of pixels and of their products.
+        count, total, products = 0, 0.0, 0.0
+        shape: tuple[int, ...] = ()
+        for batch in _batches(data, batch_size):
+            if count and shape != batch.shape[1:]:
+                raise ValueError(
+                    f"All images must have one shape; received {shape} and then "
+                    f"{batch.shape[1:]}."
+                )
+            shape = batch.shape[1:]
+            flat = batch.reshape(len(batch), -1).astype("float64")
+            count += len(flat)
+            total = total + flat.sum(0)
+            products = products + flat.T @ flat
+        if not count or not np.isfinite(products).all():
+            what = "NaN or infinity" if count else "none"
+            raise ValueError(f"`adapt` needs images of finite pixels; received {what}.")
+        mean = np.asarray(total) / count
+        covariance = products / count - np.outer(mean, mean)
+        variances, axes = np.linalg.eigh(covariance)
+        # Rounding makes some of the smallest negative.
+        variances = np.maximum(variances, 0.0) + self.bias
+        if variances[0] <= 1e-12 * variances[-1]:
+            raise ValueError(
+                "Some pixels, or combinations of them, never vary, so that they cannot "
+                f"be whitened with `bias` {self.bias}. Pass a positive one."
+            )
+        if not hasattr(self, "matrix"):
+            self.build((None, *shape))
+            self.built = True
+        self.mean.assign(mean)
+        self.matrix.assign((axes / np.sqrt(variances)) @ axes.T)
+
+    def call(self, inputs: Any) -> Any:
+        flat = ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
+        white = ops.matmul(flat - self.mean, self.matrix)
+        return ops.reshape(white, (-1, *inputs.shape[1:]))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "bias": self.bias}
+
+
+def _unknown(shape: Any, dtype: Any = None) -> Any:
+    return ops.full(shape, float("nan"), dtype)
+
+
+def _batches(data: Any, batch_size: int) -> Any:
+    if not isinstance(data, tf.data.Dataset):
+        array = np.asarray(data)
+        for start in range(0, len(array), batch_size):
+            yield array[start : start + batch_size]
+        return
+    for element in data.as_numpy_iterator():
+        yield element[0] if isinstance(element, tuple) else element
+
+
+def _number(argument: str, value: Any, kind: str) -> float:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if (
+        not real
+        or not math.isfinite(value)
+        or value < 0
+        or (kind == "positive" and not value)
+    ):
+        raise ValueError(f"`{argument}` must be a {kind} number; received {value!r}.")
+    return float(value)
