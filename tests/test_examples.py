@@ -20,9 +20,19 @@ SHORT += ["--batch-size", "512"]
 DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
 
 
+# A shell's background job has SIGINT ignored, and so have the processes it starts.
+HEEDING = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_digits_interrupted_and_resumed(tmp_path):
+    python, *arguments = DIGITS
     with subprocess.Popen(
-        DIGITS,
+        [python, "-c", HEEDING, *arguments],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
