@@ -37,6 +37,9 @@ class Plan:
         teacher: the name of the paper's teacher; None for a teacher.
         hints: the paper's hint layer, of the teacher, and guided layer.
 
+    Raises:
+        ValueError: for pools or kernels of another number than there is use for.
+
     Example:
 
     >>> PLANS["fitnet1"].blocks, PLANS["fitnet1"].hints
@@ -59,6 +62,22 @@ class Plan:
     classes: int = 10
     teacher: str | None = None
     hints: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        count = sum(map(len, self.blocks))
+        if len(self.pools) != len(self.blocks) or len(self.sides) != count:
+            raise ValueError(
+                f"A plan needs a pool for each of its {len(self.blocks)} blocks, and a "
+                f"kernel, or one for all, for each of its {count} convolutions; "
+                f"received pools={self.pools!r} and kernels={self.kernels!r}."
+            )
+
+    @property
+    def sides(self) -> Sequence[int]:
+        """The side of each convolution's kernel."""
+        if isinstance(self.kernels, int):
+            return [self.kernels] * sum(map(len, self.blocks))
+        return self.kernels
 
 
 # The maxout networks of Goodfellow et al. (arXiv 1302.4389).
@@ -172,16 +191,18 @@ def build(
     ((None, 12, 12, 32), (None, 4))
     """
     plan = _plan(network)
-    shape = _sizes("input_shape", input_shape or plan.input_shape, 3)
-    [classes] = _sizes("classes", [plan.classes if classes is None else classes], 1)
-    [unit_pieces] = _sizes("unit_pieces", [unit_pieces or plan.unit_pieces], 1)
+    given: dict[str, Any] = {"classes": classes, "unit_pieces": unit_pieces}
+    given["input_shape"] = input_shape
+    plan = dataclasses.replace(
+        plan, **{k: v for k, v in given.items() if v is not None}
+    )
+    shape = _sizes("input_shape", plan.input_shape, 3)
+    [classes] = _sizes("classes", [plan.classes], 1)
+    [unit_pieces] = _sizes("unit_pieces", [plan.unit_pieces], 1)
     if isinstance(initializer, str) and initializer == "paper":
         initializer = keras.initializers.RandomUniform(-plan.initial, plan.initial)
     conv_norm, dense_norm = _norms(max_norm, plan)
-    kernels = plan.kernels
-    sides = iter(
-        [kernels] * sum(map(len, plan.blocks)) if isinstance(kernels, int) else kernels
-    )
+    sides = iter(plan.sides)
     first = keras.config.image_data_format() == "channels_first"
     inputs = x = keras.Input((shape[2], *shape[:2]) if first else shape)
     layer = 0
@@ -216,8 +237,8 @@ def build(
     outputs = keras.layers.Dense(
         classes, kernel_initializer=_fresh(initializer), name="logits", **dense
     )(x)
-    given = network if isinstance(network, str) else None
-    return keras.Model(inputs, outputs, name=name or given)
+    own = network if isinstance(network, str) else None
+    return keras.Model(inputs, outputs, name=name or own)
 
 
 def _pooled(x: Any, pool: Any, name: str, left: Any, shape: Any) -> Any:

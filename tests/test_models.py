@@ -207,7 +207,8 @@ def test_a_network_is_saved_and_loaded(tmp_path):
         ({"network": "aflw_fitnet1", "input_shape": (8, 8, 3)}, ValueError, "'conv4'"),
         ({"classes": 0}, ValueError, "`classes` must be a positive integer"),
         ({"classes": 2.5}, ValueError, "received 2.5"),
-        ({"unit_pieces": -1}, ValueError, "`unit_pieces`"),
+        ({"unit_pieces": 0}, ValueError, "`unit_pieces`.*received 0"),
+        ({"input_shape": ()}, ValueError, "3 positive integers"),
         ({"max_norm": "strict"}, ValueError, "or two positive numbers"),
         ({"max_norm": (1, -2)}, ValueError, "or two positive numbers"),
         ({"max_norm": 1.0}, ValueError, "or two positive numbers"),
@@ -217,3 +218,11 @@ def test_a_network_is_saved_and_loaded(tmp_path):
 def test_what_cannot_be_meant_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         kf.models.build(**{"network": "fitnet1", **arguments})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"blocks": ((4,), (4,))}, {"pools": (2, 2)}, {"kernels": (3, 3)}]
+)
+def test_a_plan_that_does_not_fit_together_is_refused(wrong):
+    with pytest.raises(ValueError, match="a pool for each of its . blocks"):
+        kf.models.Plan(**{"blocks": ((4,), (4,), (4,)), **wrong})
