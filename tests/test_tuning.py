@@ -437,10 +437,7 @@ def started(folder, trials, **environment):
 def statuses(folder):
     found = {}
     for path in sorted(Path(folder).glob("search/trial_*/trial.json")):
-        try:
-            trial = json.loads(path.read_text())
-        except ValueError:
-            continue  # It is being written.
+        trial = json.loads(path.read_text())
         found[trial["trial_id"]] = trial["status"]
     return found
 
@@ -482,7 +479,13 @@ def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_
     process = started(tmp_path, 4)
     wait_for(lambda: [*statuses(tmp_path).values()].count("COMPLETED") == 2, process)
     oracle = tmp_path / "search" / "oracle.json"
-    wait_for(lambda: json.loads(oracle.read_text())["ongoing_trials"], process)
+
+    def third_in_flight():
+        # Of which the oracle knows: its file comes after that of the trial.
+        ongoing = json.loads(oracle.read_text())["ongoing_trials"].values()
+        return any(statuses(tmp_path)[trial] == "RUNNING" for trial in ongoing)
+
+    wait_for(third_in_flight, process)
     done = {
         path: path.stat().st_mtime_ns
         for name, status in statuses(tmp_path).items()
