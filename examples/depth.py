@@ -13,6 +13,7 @@ processes may do other --seeds in the same folder once the teacher is trained.
 """
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def build(plan, **options):
     return kf.models.build(plan, (SIDE, SIDE, 3), **options)
 
 
+@functools.cache
 def widest(layers, budget):
     """The plan of the widest network within the budget."""
     width = 1
@@ -134,8 +136,9 @@ class Study:
         path = self.options.folder / "trainings" / f"{method}_{layers}_{seed}.json"
         if path.exists():
             return json.loads(path.read_text())
-        keras.utils.set_random_seed(seed)
+        # Looking for it builds networks, which draw random numbers.
         plan = widest(layers, self.options.budget)
+        keras.utils.set_random_seed(seed)
         student = build(plan, initializer="paper", max_norm="paper")
         logs = self._trained(method, plan, student, f"{method}, {layers} layers", seed)
         found = {

@@ -118,7 +118,7 @@ MAY_IMPORT = {
         "structure",
         "teacher",
     },
-    "datasets": {"keras", "tensorflow", "tensorflow_datasets", "sklearn"},
+    "datasets": {"keras", "tensorflow", "tensorflow_datasets", "sklearn", "losses"},
 }
 FREE = set(sys.stdlib_module_names) | {"numpy"}
 LATE = ["keras_tuner", "matplotlib", "sklearn", "tensorflow_datasets"]

@@ -128,9 +128,18 @@ def test_they_ship_inside_the_student_and_are_not_trained(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GlobalContrastNormalization(0.0), "`scale` must be a positive.*0.0"),
-        (lambda: GlobalContrastNormalization(bias=-1), "`bias` must be a non-negative"),
-        (lambda: ZCAWhitening("0.1"), "`bias` must be a non-negative number; received"),
+        (
+            lambda: GlobalContrastNormalization(0.0),
+            "`scale` must be one finite, positive.*0.0",
+        ),
+        (
+            lambda: GlobalContrastNormalization(bias=-1),
+            "`bias` must be one finite, non-negative",
+        ),
+        (
+            lambda: ZCAWhitening("0.1"),
+            "`bias` must be one finite, non-negative number; received",
+        ),
         (lambda: ZCAWhitening()(keras.Input((None, 4, 3))), "images of a fixed shape"),
         (lambda: ZCAWhitening().adapt(np.zeros((0, 2, 2, 1))), "received none"),
         (lambda: ZCAWhitening().adapt(np.full((3, 2, 2, 1), np.nan)), "NaN or infin"),

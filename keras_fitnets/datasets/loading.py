@@ -114,14 +114,7 @@ def load(
     >>> images.shape, labels.shape
     (TensorShape([128, 8, 8, 1]), TensorShape([128]))
     """
-    _check_arguments(name, split, batch_size, shuffle)
-    for argument, value in (("flip", flip), ("drop_remainder", drop_remainder)):
-        if not isinstance(value, bool):
-            raise TypeError(
-                f"`{argument}` must be True or False. Received: {argument}={value!r}"
-            )
-    if drop_remainder and batch_size is None:
-        raise ValueError("`drop_remainder=True` needs a `batch_size`. Received: None")
+    _check_arguments(name, split, batch_size, shuffle, flip, drop_remainder)
     builder = _prepared_builder(name, data_dir, download)
     samples = _count(builder, split)
     dataset = builder.as_dataset(split=split, as_supervised=True)
@@ -150,7 +143,14 @@ def _flip(pair: Any, draw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.image.stateless_random_flip_left_right(image, seed), label
 
 
-def _check_arguments(name: Any, split: Any, batch_size: Any, shuffle: Any) -> None:
+def _check_arguments(
+    name: Any,
+    split: Any,
+    batch_size: Any,
+    shuffle: Any,
+    flip: Any,
+    drop_remainder: Any,
+) -> None:
     for argument, value in (("name", name), ("split", split)):
         if not isinstance(value, str):
             raise TypeError(
@@ -172,6 +172,13 @@ def _check_arguments(name: Any, split: Any, batch_size: Any, shuffle: Any) -> No
             "`shuffle` must be True, False, or None to shuffle training splits. "
             f"Received: shuffle={shuffle!r}"
         )
+    for argument, value in (("flip", flip), ("drop_remainder", drop_remainder)):
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"`{argument}` must be True or False. Received: {argument}={value!r}"
+            )
+    if drop_remainder and batch_size is None:
+        raise ValueError("`drop_remainder=True` needs a `batch_size`. Received: None")
 
 
 def _prepared_builder(name: str, data_dir: Any, download: bool) -> Any:

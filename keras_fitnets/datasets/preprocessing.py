@@ -8,6 +8,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_fitnets.losses import at_least_float32
+from keras_fitnets.losses import check_number
+
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class GlobalContrastNormalization(keras.layers.Layer):
@@ -35,19 +38,17 @@ class GlobalContrastNormalization(keras.layers.Layer):
 
     def __init__(self, scale: float = 55.0, bias: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.scale = _number("scale", scale, "positive")
-        self.bias = _number("bias", bias, "non-negative")
+        self.scale = check_number("scale", scale, "positive")
+        self.bias = check_number("bias", bias)
 
     def call(self, inputs: Any) -> Any:
         axes = tuple(range(1, len(inputs.shape)))
-        wide = "float64" if inputs.dtype == "float64" else "float32"
-        x = ops.cast(inputs, wide)
+        x = at_least_float32(inputs)
+        precision = np.finfo(keras.backend.standardize_dtype(x.dtype)).eps
         centred = x - ops.mean(x, axes, keepdims=True)
         power = ops.sum(ops.square(centred), axes, keepdims=True)
         # What rounding leaves of one grey is no contrast, however much it is scaled.
-        rounding = (
-            8 * float(np.finfo(wide).eps) * ops.max(ops.abs(x), axes, keepdims=True)
-        )
+        rounding = 8 * float(precision) * ops.max(ops.abs(x), axes, keepdims=True)
         flat = power <= math.prod(x.shape[1:]) * ops.square(rounding)
         length = ops.sqrt(ops.where(flat, 1.0, power + self.bias))
         return ops.cast(
@@ -91,7 +92,7 @@ class ZCAWhitening(keras.layers.Layer):
 
     def __init__(self, bias: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.bias = _number("bias", bias, "non-negative")
+        self.bias = check_number("bias", bias)
 
     def build(self, input_shape: Any) -> None:
         if None in tuple(input_shape)[1:]:
@@ -173,15 +174,3 @@ def _batches(data: Any, batch_size: int) -> Any:
         return
     for element in data.as_numpy_iterator():
         yield element[0] if isinstance(element, tuple) else element
-
-
-def _number(argument: str, value: Any, kind: str) -> float:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (
-        not real
-        or not math.isfinite(value)
-        or value < 0
-        or (kind == "positive" and not value)
-    ):
-        raise ValueError(f"`{argument}` must be a {kind} number; received {value!r}.")
-    return float(value)
