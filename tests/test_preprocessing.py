@@ -70,6 +70,12 @@ def test_other_precisions(policy):
     assert np.abs(error).max() < 55 * off
 
 
+def test_bytes_are_images_too():
+    x = np.random.default_rng(0).integers(256, size=(4, *SHAPE), dtype="uint8")
+    found = GlobalContrastNormalization()(x)
+    np.testing.assert_allclose(found, normalized(x, 55.0, 0.0), atol=1e-4)
+
+
 @pytest.mark.parametrize("bias", [0.1, 1e-3])
 def test_whitening_is_that_of_the_reference(bias):
     training, x = images(), images(7, seed=1)

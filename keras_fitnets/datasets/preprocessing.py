@@ -51,9 +51,9 @@ class GlobalContrastNormalization(keras.layers.Layer):
         rounding = 8 * float(precision) * ops.max(ops.abs(x), axes, keepdims=True)
         flat = power <= math.prod(x.shape[1:]) * ops.square(rounding)
         length = ops.sqrt(ops.where(flat, 1.0, power + self.bias))
-        return ops.cast(
-            ops.where(flat, 0.0, self.scale * centred / length), inputs.dtype
-        )
+        normal = ops.where(flat, 0.0, self.scale * centred / length)
+        # Not to the inputs' type, which may be that of bytes.
+        return ops.cast(normal, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
