@@ -14,18 +14,17 @@ processes may do other --seeds in the same folder once the teacher is trained.
 
 import argparse
 import functools
-import json
-import sys
 from pathlib import Path
 
-import digits
+import images
 import keras
 import numpy as np
+import study
 import tensorflow as tf
 
 import keras_fitnets as kf
 
-SIDE, BATCH, RATE = 16, 128, 0.005
+SIDE, BATCH, RATE = 16, 32, 0.005
 BLOCKS = {
     **{3: (1,), 5: (1, 1, 1), 7: (2, 2, 1), 9: (2, 3, 2)},
     **{11: (3, 3, 3), 13: (4, 4, 3)},
@@ -50,41 +49,23 @@ def build(plan, **options):
 def widest(layers, budget):
     """The plan of the widest network within the budget."""
     width = 1
-    while digits.multiplications(build(plan_of(layers, width + 1))) <= budget:
+    while study.multiplications(build(plan_of(layers, width + 1))) <= budget:
         width += 1
     return plan_of(layers, width)
 
 
 def hints_of(plan):
-    """The last guided convolution of the second block, as in the paper's tables."""
-    return "conv2", f"conv{sum(map(len, plan.blocks[:2]))}"
+    """The second blocks' last convolutions, as in the paper's tables; or the first."""
+    first_two = plan.blocks[:2]
+    return f"conv{len(first_two)}", f"conv{sum(map(len, first_two))}"
 
 
 def load(options):
-    """The images of each split, prepared once."""
-    kept = options.folder / "images.npz"
-    if not kept.exists():
-        halve = keras.layers.AveragePooling2D(2)
-        contrast = kf.datasets.GlobalContrastNormalization()
-        whiten = kf.datasets.ZCAWhitening()
-        arrays = {}
-        for part, split in kf.datasets.splits("cifar10").items():
-            data = kf.datasets.load(
-                *("cifar10", split, 1000, False), data_dir=options.data_dir
-            )
-            pairs = [(contrast(halve(x)), y) for x, y in data]
-            images = np.concatenate([x for x, _ in pairs])
-            if part == "train":
-                whiten.adapt(images)
-            batches = np.split(images, len(images) // 1000)
-            arrays[part] = np.concatenate([whiten(x) for x in batches])
-            arrays[f"{part} labels"] = np.concatenate([y for _, y in pairs])
-        np.savez(kept, **arrays)
-    found = np.load(kept)
+    """The first images of each split."""
+    found = images.prepared(options.folder / "images.npz", options.data_dir, SIDE)
     counts = {"train": options.images, "validation": 5_000, "test": 10_000}
     return {
-        part: (found[part][:count], found[f"{part} labels"][:count])
-        for part, count in counts.items()
+        part: (x[: counts[part]], y[: counts[part]]) for part, (x, y) in found.items()
     }
 
 
@@ -95,14 +76,15 @@ def best():
     )
 
 
-class Study:
+class Job:
     """The teacher, its cache, and the trainings, each kept in the folder."""
 
     def __init__(self, options):
         self.options, self.data = options, load(options)
         keras.utils.set_random_seed(0)
         self.teacher = self._taught(options.folder / "teacher.keras")
-        self.teller = kf.Distiller(self.teacher, build(TEACHER), ("conv2", "conv2"))
+        pairs = [(name, name) for name in ("conv1", "conv2")]
+        self.teller = kf.Distiller(self.teacher, build(TEACHER), pairs)
 
     def cached(self, part, seed):
         dataset = tf.data.Dataset.from_tensor_slices(self.data[part]).batch(BATCH)
@@ -126,62 +108,68 @@ class Study:
                 epochs=self.options.teacher_epochs,
                 validation_data=self.data["validation"],
                 verbose=0,
-                callbacks=[best(), digits.Bar("Teacher", self.options.teacher_epochs)],
+                callbacks=[best(), study.Bar("Teacher", self.options.teacher_epochs)],
             )
             teacher.save(path)
         return keras.saving.load_model(path)
 
+    def optimizer(self, epochs):
+        steps = epochs * -(-self.options.images // BATCH)
+        return keras.optimizers.RMSprop(
+            keras.optimizers.schedules.CosineDecay(RATE, steps)
+        )
+
     def training(self, method, layers, seed):
         """What came out of one training; from its file if it was done before."""
         path = self.options.folder / "trainings" / f"{method}_{layers}_{seed}.json"
-        if path.exists():
-            return json.loads(path.read_text())
+        return study.kept(path, lambda: self._result(method, layers, seed))
+
+    def _result(self, method, layers, seed):
         # Looking for it builds networks, which draw random numbers.
         plan = widest(layers, self.options.budget)
         keras.utils.set_random_seed(seed)
         student = build(plan, initializer="paper", max_norm="paper")
         logs = self._trained(method, plan, student, f"{method}, {layers} layers", seed)
-        found = {
+        return {
             "parameters": student.count_params(),
-            "multiplications": digits.multiplications(student),
-            "test_accuracy": digits.accuracy(student, self.data["test"]),
+            "multiplications": study.multiplications(student),
+            "test_accuracy": study.accuracy(student, self.data["test"]),
             "val_accuracy": [100 * value for value in logs["val_accuracy"]],
             "loss": logs["loss"],
         }
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(found))
-        return found
 
     def _trained(self, method, plan, student, title, seed):
         epochs, hint_epochs = self.options.epochs, self.options.hint_epochs
         keras.utils.clear_session()
         if method == "plain":
-            student.compile(keras.optimizers.RMSprop(RATE), LOSS, metrics=["accuracy"])
+            student.compile(self.optimizer(epochs), LOSS, metrics=["accuracy"])
             return student.fit(
                 *self.data["train"],
                 batch_size=BATCH,
                 epochs=epochs,
                 validation_data=self.data["validation"],
-                callbacks=[best(), digits.Bar(title, epochs)],
+                callbacks=[best(), study.Bar(title, epochs)],
                 verbose=0,
             ).history
         hints = hints_of(plan) if method == "hint" else None
         distiller = kf.Distiller(self.teacher, student, hints, temperature=3.0)
-        distiller.compile(keras.optimizers.RMSprop(RATE), LOSS, metrics=["accuracy"])
+        stages = (hint_epochs, epochs - hint_epochs) if hints else (0, epochs)
+        distiller.compile(self.optimizer(stages[1]), LOSS, metrics=["accuracy"])
         options = {"validation_data": self.cached("validation", 0), "verbose": 0}
         options |= {"x": self.cached("train", seed), "shuffle": False}
         if method == "kd":
             annealing = kf.LambdaAnnealing(4.0, 1.0, epochs)
-            callbacks = [annealing, best(), digits.Bar(title, epochs)]
+            callbacks = [annealing, best(), study.Bar(title, epochs)]
             return distiller.fit(epochs=epochs, callbacks=callbacks, **options).history
         history = kf.fit_stagewise(
             distiller,
             hint_epochs=hint_epochs,
             kd_epochs=epochs - hint_epochs,
+            hint_optimizer=self.optimizer(hint_epochs),
             monitor="val_accuracy",
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs - hint_epochs)],
-            hint_callbacks=[digits.Bar(f"{title}, stage 1", hint_epochs)],
-            kd_callbacks=[digits.Bar(f"{title}, stage 2", epochs - hint_epochs)],
+            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
+            kd_callbacks=[study.Bar(f"{title}, stage 2", epochs - hint_epochs)],
             **options,
         )
         return {**history.hint.history, **history.kd.history}
@@ -194,7 +182,7 @@ def summary(found):
         shown = []
         for method in METHODS:
             values = [row["test_accuracy"] for row in found[method][str(layers)]]
-            shown.append(f"{np.mean(values):.1f} ± {np.std(values):.1f}")
+            shown.append(study.shown(values, 1))
         lines.append(f"{layers:<8}" + "".join(f"{text:>20}" for text in shown))
     return "\n".join(lines)
 
@@ -242,27 +230,23 @@ def main(arguments=None):
     parser.add_argument("--epochs", type=int, default=24, help="of both stages")
     parser.add_argument("--hint-epochs", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("depth_run"))
-    options, settings = digits.begin(parser, arguments, ("seeds", "data_dir"))
-    study = Study(options)
-    teacher = digits.accuracy(study.teacher, study.data["test"])
+    options, settings = study.begin(parser, arguments, ("seeds", "data_dir"))
+    job = Job(options)
+    teacher = study.accuracy(job.teacher, job.data["test"])
     found = {method: {str(layers): [] for layers in BLOCKS} for method in METHODS}
     for seed in options.seeds:
         for layers in BLOCKS:
             for method in METHODS:
-                found[method][str(layers)].append(study.training(method, layers, seed))
+                found[method][str(layers)].append(job.training(method, layers, seed))
     draw(found, teacher, options.folder / "depth.png")
-    results = digits.record(
-        *("depth", settings),
+    study.record(
+        *(options.folder, settings),
         seeds=options.seeds,
-        teacher={"test_accuracy": teacher, "parameters": study.teacher.count_params()},
+        teacher={"test_accuracy": teacher, "parameters": job.teacher.count_params()},
         results=found,
     )
-    (options.folder / "results.json").write_text(json.dumps(results) + "\n")
     print(f"\nTeacher: {teacher:.1f} %\n{summary(found)}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on where this one stopped.")
+    study.run(main)

@@ -12,17 +12,11 @@ Interrupted, the same command goes on where it was.
 
 import argparse
 import csv
-import json
-import os
-import platform
-import sys
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import tensorflow as tf
+import study  # First: it quietens TensorFlow.
 
 import keras_fitnets as kf
 
@@ -60,15 +54,6 @@ def student_network():
     return maxout_network("student", STUDENT, 24, 2, initializer)
 
 
-def multiplications(network):
-    """Of one forward pass: each kernel weight as often as it is applied."""
-    kernels = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    return sum(
-        int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
-        for layer in kernels
-    )
-
-
 def load(split):
     data = kf.datasets.load("digits", split=split, batch_size=2000, shuffle=False)
     images, labels = next(iter(data))
@@ -84,22 +69,6 @@ def with_shifted_copies(images, labels, copies=4):
         )
         moved.append(shift(images, training=True).numpy())
     return np.concatenate(moved), np.tile(labels, copies + 1)
-
-
-class Bar(keras.callbacks.Callback):
-    """One bar of Keras' for a whole training."""
-
-    def __init__(self, title, epochs):
-        super().__init__()
-        self.title, self.epochs = title, epochs
-
-    def on_train_begin(self, logs=None):
-        print(self.title)
-        self.bar = keras.utils.Progbar(self.epochs, stateful_metrics=["val_accuracy"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        shown = [(k, logs[k]) for k in ("loss", "val_accuracy") if k in logs]
-        self.bar.update(epoch + 1, shown)
 
 
 class Run:
@@ -143,28 +112,28 @@ class Run:
                 verbose=0,
                 callbacks=[
                     *callbacks,
-                    Bar(f"Seed {self.seed}, {name}", epochs),
+                    study.Bar(f"Seed {self.seed}, {name}", epochs),
                     *(keep, keras.callbacks.CSVLogger(log, append=True), backup),
                 ],
             )
         model.load_weights(best)
         return read_log(log)
 
-    def fitnet(self, teacher):
+    def fitnet(self, teacher, hints=HINTS, name="fitnet"):
         """The two stages."""
         hint_epochs, kd_epochs = self.options.hint_epochs, self.options.kd_epochs
-        distiller = kf.Distiller(teacher, student_network(), hints=HINTS)
+        distiller = kf.Distiller(teacher, student_network(), hints=hints)
         self.compile(distiller, kd_epochs)
-        name = f"Seed {self.seed}, fitnet"
+        title = f"Seed {self.seed}, {name}"
         history = kf.fit_stagewise(
             *(distiller, *self.train, hint_epochs, kd_epochs),
             validation_data=self.validation,
             monitor="val_accuracy",
             hint_optimizer=self.optimizer(hint_epochs),
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, kd_epochs)],
-            hint_callbacks=[Bar(f"{name}, stage 1", hint_epochs)],
-            kd_callbacks=[Bar(f"{name}, stage 2", kd_epochs)],
-            checkpoint_dir=self.folder / "fitnet",
+            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
+            kd_callbacks=[study.Bar(f"{title}, stage 2", kd_epochs)],
+            checkpoint_dir=self.folder / name,
             batch_size=self.options.batch_size,
             verbose=0,
         )
@@ -196,22 +165,14 @@ def read_log(path):
     return {name: [float(row[name]) for row in rows.values()] for name in names}
 
 
-def accuracy(network, data):
-    images, labels = data
-    predicted = network.predict(images, batch_size=len(images), verbose=0)
-    return 100 * float(np.mean(predicted.argmax(-1) == labels))
-
-
 def table(rows):
     lines = [
         f"{'':<16}{'parameters':>12}{'multiplications':>17}{'test accuracy, %':>20}"
     ]
     for row in rows:
-        mean, spread = np.mean(row["test"]), np.std(row["test"])
-        shown = f"{mean:.2f}" + (f" ± {spread:.2f}" if len(row["test"]) > 1 else "")
         lines.append(
             f"{row['name']:<16}{row['parameters']:>12,}{row['multiplications']:>17,}"
-            f"{shown:>20}"
+            f"{study.shown(row['test']):>20}"
         )
     return "\n".join(lines)
 
@@ -267,50 +228,19 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
     plt.close(figure)
 
 
-def begin(parser, arguments, counts=("seeds",)):
-    """The options, and those of them that a folder's run cannot change, only go on."""
-    options = parser.parse_args(arguments)
-    settings = {k: v for k, v in vars(options).items() if k not in ("folder", *counts)}
-    options.folder.mkdir(parents=True, exist_ok=True)
-    kept = options.folder / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        parser.error(
-            f"{options.folder} holds a run of {kept.read_text()}; use --folder."
-        )
-    kept.write_text(json.dumps(settings))
-    # One thread: the steps are so small that several would mostly wait for each other.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
-    # Each training is traced anew, which TensorFlow takes for an oversight.
-    tf.get_logger().setLevel("ERROR")
-    return options, settings
-
-
-def record(name, settings, **found):
-    """What a run has found, and what it was."""
-    return {
-        "command": " ".join(["python", f"examples/{name}.py", *sys.argv[1:]]),
-        "settings": settings,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        **found,
-    }
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+def add_options(parser, seeds, folder):
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many, from 0 on")
     parser.add_argument("--teacher-epochs", type=int, default=8)
     parser.add_argument("--hint-epochs", type=int, default=8)
     parser.add_argument("--kd-epochs", type=int, default=18)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--folder", type=Path, default=Path("digits_run"))
-    options, settings = begin(parser, arguments)
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser, seeds=1, folder="digits_run")
+    options, settings = study.begin(parser, arguments)
     rows, test = {}, load("test")
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
@@ -322,13 +252,13 @@ def main(arguments=None):
                 {
                     "name": {"teacher": "Teacher", **METHODS}[key],
                     "parameters": network.count_params(),
-                    "multiplications": multiplications(network),
+                    "multiplications": study.multiplications(network),
                     "validation": [],
                     "test": [],
                 },
             )
-            row["validation"].append(accuracy(network, run.validation))
-            row["test"].append(accuracy(network, test))
+            row["validation"].append(study.accuracy(network, run.validation))
+            row["test"].append(study.accuracy(network, test))
         if seed == 0:
             networks["fitnet"].save(options.folder / "student.keras")
             draw(
@@ -336,15 +266,12 @@ def main(arguments=None):
                 options.folder / "digits.png",
             )
     print(f"\n{table(rows.values())}\n")
-    found = {"seeds": list(range(options.seeds)), "results": rows}
-    results = record("digits", settings, **found)
-    (options.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    study.record(
+        *(options.folder, settings), seeds=list(range(options.seeds)), results=rows
+    )
     print(f"The student, the picture and the figures are in {options.folder}/.")
     return rows
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on where this one stopped.")
+    study.run(main)

@@ -16,13 +16,13 @@ search: see docs/search.md.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import digits
 import keras
 import keras_tuner
 import numpy as np
+import study
 
 import keras_fitnets as kf
 
@@ -109,7 +109,7 @@ def table(rows):
     lines = [f"{'':<32}{'label loss':>18}{'accuracy, %':>18}"]
     for name, row in rows.items():
         shown = [
-            f"{np.mean(row[metric]):.{places}f} ± {np.std(row[metric]):.{places}f}"
+            study.shown(row[metric], places)
             for metric, places in (("label_loss", 4), ("accuracy", 2))
         ]
         lines.append(f"{name:<32}{shown[0]:>18}{shown[1]:>18}")
@@ -127,7 +127,7 @@ def main(arguments=None):
     parser.add_argument("--kd-epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--folder", type=Path, default=Path("search_run"))
-    options, settings = digits.begin(parser, arguments, COUNTS)
+    options, settings = study.begin(parser, arguments, COUNTS)
 
     job = Job(options)
     tuner = keras_tuner.BayesianOptimization(
@@ -140,7 +140,7 @@ def main(arguments=None):
         directory=options.folder,
         project_name="search",
     )
-    bar = digits.Bar("A trial, stage 2", options.kd_epochs)
+    bar = study.Bar("A trial, stage 2", options.kd_epochs)
     tuner.search(**job.data, callbacks=[bar])
     kf.tuning.plot(tuner, options.folder / "search.png")
     count, finalists = options.seeds, min(options.finalists, options.trials)
@@ -159,20 +159,19 @@ def main(arguments=None):
     compared = {name: job.trained(row, unseen) for name, row in compared.items()}
     student = tuner.get_best_models(finalists)[place]
     student.save(options.folder / "student.keras")
-    results = digits.record(
-        "digits_search",
+    results = study.record(
+        options.folder,
         {**settings, "trials": options.trials, "finalists": finalists},
         seeds={"search": [*range(count)], "finalists": chosen_by, "compared": unseen},
         winner=winner,
         finalists=final,
         compared=compared,
-        test_accuracy_of_the_winner=digits.accuracy(student, digits.load("test")),
+        test_accuracy_of_the_winner=study.accuracy(student, digits.load("test")),
         trials=[
             {"val_label_loss": trial.score, **trial.hyperparameters.values}
             for trial in tuner.oracle.get_best_trials(options.trials)
         ],
     )
-    (options.folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nFound, the best of {finalists} finalists: {winner}\n")
     print(f"On the validation split, seeds {unseen}:\n{table(compared)}\n")
     print(f"Test accuracy: {results['test_accuracy_of_the_winner']:.2f} %")
@@ -181,7 +180,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. The same command goes on where this one stopped.")
+    study.run(main)
