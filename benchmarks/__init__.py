@@ -6,10 +6,14 @@ import json
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
+
+# The examples are programs, and import one another from their own folder.
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 
 def medians(

@@ -17,6 +17,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+from study import multiplications
 
 import keras_fitnets as kf
 from benchmarks import medians
@@ -24,7 +25,6 @@ from benchmarks import networks
 from benchmarks import publish
 from benchmarks.step import BATCH
 from benchmarks.step import by_keras
-from examples.digits import multiplications
 
 WIDTHS = (8, 16, 32, 48, 64, 96)
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)

@@ -29,6 +29,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import digits
 import keras
 import tensorflow as tf
 
@@ -38,7 +39,6 @@ from benchmarks import run
 from benchmarks.cache import Epoch
 from benchmarks.long_run import TRACES
 from benchmarks.long_run import Watching
-from examples import digits
 
 EPOCHS = 26  # of the learning rate's schedule, as many as the example's
 TEMPERATURE, LAMBDA = 3.0, 4.0

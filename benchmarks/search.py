@@ -14,13 +14,13 @@ from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import digits
 import keras
 import keras_tuner
 import tensorflow as tf
 
 import keras_fitnets as kf
 from benchmarks import run
-from examples import digits
 
 BATCH, RATE = 32, 3e-3
 RANGES = {"lambda": (1.0, 8.0), "temperature": (1.0, 10.0)}

@@ -44,6 +44,7 @@ class Recipe:
     teacher_epochs: int
     hint_epochs: int
     kd_epochs: int
+    batch: int
     patience: int | None = None
 
     def rate(self, steps):
@@ -54,8 +55,8 @@ class Recipe:
 
 SMALL = kf.models.Plan(((32, 32), (64, 64), (128, 128)), (2, 2, 2), units=300)
 RECIPES = {
-    "paper": Recipe("cifar_teacher", "conv2", 150, 500, 500, 100),
-    "short": Recipe(SMALL, "conv4", 12, 5, 15),
+    "paper": Recipe("cifar_teacher", "conv2", 150, 500, 500, 128, 100),
+    "short": Recipe(SMALL, "conv4", 12, 4, 12, 64),
 }
 
 
@@ -106,6 +107,7 @@ class Job:
         return kf.cache_teacher(
             *(distiller, self.examples(part).batch(BATCH)),
             self.options.folder / f"teacher's outputs, {part}",
+            batch_size=self.recipe.batch,
             seed=self.options.seed,
             **({} if part == "validation" else training),
         )
@@ -127,7 +129,7 @@ class Job:
             student.save(path.with_suffix(".keras"))
             found |= {
                 "epochs": counts,
-                "hint": history.hint.history if history.hint else {},
+                "hint": history.hint.history,
                 "kd": history.kd.history,
                 "parameters": student.count_params(),
                 "multiplications": study.multiplications(student),
@@ -182,9 +184,9 @@ class Job:
 
 def best_epochs(history):
     """How many epochs each stage had when it was best."""
-    hint = history.hint.history["val_hint_loss"] if history.hint else []
-    count = int(np.argmin(hint)) + 1 if hint else 0
-    return count, int(np.argmax(history.kd.history["val_accuracy"])) + 1
+    hint = history.hint.history.get("val_hint_loss")
+    first = int(np.argmin(hint)) + 1 if hint else 0
+    return first, int(np.argmax(history.kd.history["val_accuracy"])) + 1
 
 
 def table(rows):

@@ -1,9 +1,16 @@
-"""CIFAR-10 as the paper prepares it, once for whatever is done with it."""
+"""Images as the paper prepares them, and three ways to train a student on them."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
+import study
+import tensorflow as tf
 
 import keras_fitnets as kf
+
+METHODS = {"plain": "Backprop", "kd": "KD", "hint": "Hint, then KD"}
+BATCH = 32
 
 
 def prepared(path, data_dir, side=32):
@@ -29,3 +36,122 @@ def prepared(path, data_dir, side=32):
     found = np.load(path)
     parts = kf.datasets.splits("cifar10")
     return {part: (found[part], found[f"{part} labels"]) for part in parts}
+
+
+def add_options(parser, folder, **epochs):
+    parser.add_argument("--data-dir", type=Path, help="that of tensorflow-datasets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--images", type=int, default=10_000, help="to train on")
+    for name, count in epochs.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=count)
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+
+
+def load(options):
+    """The first images of each split, halved to 16x16 pixels."""
+    found = prepared(options.folder / "images.npz", options.data_dir, 16)
+    counts = {"train": options.images, "validation": 5_000, "test": 10_000}
+    return {
+        part: (x[: counts[part]], y[: counts[part]]) for part, (x, y) in found.items()
+    }
+
+
+def best():
+    """A network ends with the weights of its best epoch."""
+    return keras.callbacks.EarlyStopping(
+        "val_accuracy", patience=10**6, mode="max", restore_best_weights=True
+    )
+
+
+class Job:
+    """A teacher, what it says of the images, and the students it has."""
+
+    # What differs: the networks' loss and metric, and the students' optimizer.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    metric = keras.metrics.SparseCategoricalAccuracy
+
+    def __init__(self, options, data, build_teacher, hint_layers):
+        self.options, self.data = options, data
+        keras.utils.set_random_seed(0)
+        self.teacher = self._taught(build_teacher, options.folder / "teacher.keras")
+        pairs = [(name, name) for name in hint_layers]
+        self.teller = kf.Distiller(self.teacher, build_teacher(), pairs)
+
+    def optimizer(self, epochs):
+        return keras.optimizers.RMSprop(self.rate(0.005, epochs))
+
+    def rate(self, first, epochs):
+        steps = epochs * -(-self.options.images // BATCH)
+        return keras.optimizers.schedules.CosineDecay(first, steps)
+
+    def compile(self, model, optimizer):
+        model.compile(optimizer, self.loss, metrics=[self.metric(name="accuracy")])
+
+    def _taught(self, build, path):
+        if not path.exists():
+            teacher, epochs = build(), self.options.teacher_epochs
+            self.compile(teacher, keras.optimizers.Adam(self.rate(1e-3, epochs)))
+            self._fit(teacher, "Teacher", epochs)
+            teacher.save(path)
+        return keras.saving.load_model(path)
+
+    def _fit(self, network, title, epochs):
+        return network.fit(
+            *self.data["train"],
+            batch_size=BATCH,
+            epochs=epochs,
+            validation_data=self.data["validation"],
+            callbacks=[best(), study.Bar(title, epochs)],
+            verbose=0,
+        ).history
+
+    def _cached(self, part, seed):
+        dataset = tf.data.Dataset.from_tensor_slices(self.data[part]).batch(BATCH)
+        return kf.cache_teacher(
+            *(self.teller, dataset, self.options.folder / f"teacher's outputs, {part}"),
+            shuffle=part == "train",
+            seed=seed,
+            verbose=0,
+        )
+
+    def result(self, method, build_student, hints, seed, title):
+        """What came out of one training, and how it went."""
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        student = build_student()
+        logs = self._trained(method, student, hints, seed, f"{title}, {method}")
+        return {
+            "parameters": student.count_params(),
+            "multiplications": study.multiplications(student),
+            "test_accuracy": study.accuracy(student, self.data["test"]),
+            "val_accuracy": [100 * value for value in logs["val_accuracy"]],
+            "loss": logs["loss"],
+        }
+
+    def _trained(self, method, student, hints, seed, title):
+        epochs, hint_epochs = self.options.epochs, self.options.hint_epochs
+        if method == "plain":
+            self.compile(student, self.optimizer(epochs))
+            return self._fit(student, title, epochs)
+        hints = hints if method == "hint" else None
+        distiller = kf.Distiller(self.teacher, student, hints, temperature=3.0)
+        options = {"validation_data": self._cached("validation", 0), "verbose": 0}
+        options |= {"x": self._cached("train", seed), "shuffle": False}
+        left = epochs - hint_epochs if hints else epochs
+        self.compile(distiller, self.optimizer(left))
+        annealing = kf.LambdaAnnealing(4.0, 1.0, left)
+        if not hints:
+            callbacks = [annealing, best(), study.Bar(title, epochs)]
+            return distiller.fit(epochs=epochs, callbacks=callbacks, **options).history
+        history = kf.fit_stagewise(
+            distiller,
+            hint_epochs=hint_epochs,
+            kd_epochs=left,
+            hint_optimizer=self.optimizer(hint_epochs),
+            monitor="val_accuracy",
+            callbacks=[annealing],
+            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
+            kd_callbacks=[study.Bar(f"{title}, stage 2", left)],
+            **options,
+        )
+        return {**history.hint.history, **history.kd.history}

@@ -101,6 +101,8 @@ def multiplications(network):
 
 
 def accuracy(network, data):
+    """In percent; a network of one logit tells two classes apart."""
     images, labels = data
-    predicted = network.predict(images, batch_size=1000, verbose=0)
-    return 100 * float(np.mean(predicted.argmax(-1) == labels))
+    logits = network.predict(images, batch_size=1000, verbose=0)
+    classes = logits.argmax(-1) if logits.shape[-1] > 1 else logits[:, 0] > 0
+    return 100 * float(np.mean(classes == labels))

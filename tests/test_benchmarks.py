@@ -43,8 +43,9 @@ def test_the_picture_of_growth_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("width", [8, 96])
 def test_the_measured_networks_are_the_papers(width):
+    from study import multiplications
+
     from benchmarks import networks
-    from examples.digits import multiplications
 
     student, teacher = networks.fitnet1(), networks.maxout_teacher(width)
     kernels = sum(w.shape.num_elements() for w in student.weights if len(w.shape) > 1)

@@ -1,0 +1,68 @@
+"""The paper's CIFAR-10 networks at full size, side by side: how large, and how fast.
+
+`python -m benchmarks.table5` counts the layers, weights and multiplications of the
+teacher and of FitNet 1 to 4, measures their forward passes at batch 1 and 128, and puts
+them beside Table 5 of Romero et al., "FitNets" (arXiv 1412.6550). Convolutions, the
+maxout layer and the softmax are layers; weights are without biases; a speed-up is the
+teacher's time over the network's.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from study import multiplications
+
+from benchmarks import medians
+from benchmarks import run
+from keras_fitnets import models
+
+# Layers, weights, multiplications and speed-up in the paper.
+PAPER = {
+    "cifar_teacher": (5, 9e6, 725e6, 1.0),
+    "fitnet1": (11, 250e3, 30e6, 13.36),
+    "fitnet2": (11, 862e3, 108e6, 4.64),
+    "fitnet3": (13, 1.6e6, 392e6, 1.37),
+    "fitnet4": (19, 2.5e6, 382e6, 1.52),
+}
+BATCHES = (1, 128)
+
+
+def forward(network: keras.Model, batch: int) -> Callable[[], object]:
+    images = tf.random.stateless_normal((batch, *network.input_shape[1:]), (0, 0))
+    step = tf.function(functools.partial(network, training=False))
+    return lambda: step(images).numpy()
+
+
+def main(repeats: int) -> dict:
+    """Their counts, and the medians of their times."""
+    networks = {name: models.build(name) for name in PAPER}
+    rows: dict[str, dict] = {}
+    for name, network in networks.items():
+        kernels = [layer.kernel for layer in network.layers if hasattr(layer, "kernel")]
+        rows[name] = {
+            "layers": len(kernels),
+            "weights": sum(kernel.shape.num_elements() for kernel in kernels),
+            "multiplications": multiplications(network),
+            "the paper's": dict(
+                zip(
+                    ("layers", "weights", "multiplications", "speed-up"),
+                    PAPER[name],
+                    strict=True,
+                )
+            ),
+        }
+    for batch in BATCHES:
+        steps = {name: forward(network, batch) for name, network in networks.items()}
+        times = medians(steps, repeats)
+        for name, seconds in times.items():
+            rows[name][f"speed-up, batch {batch}"] = times["cifar_teacher"] / seconds
+    return {"networks": rows}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=25)
+    run("table5", main, parser)

@@ -1,0 +1,105 @@
+"""The studies of docs/reproduction.md, on made-up images and in a short setting."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_fitnets as kf
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SHORT = ["--images", "64", "--teacher-epochs", "1", "--epochs", "2"]
+SHORT += ["--hint-epochs", "1", "--folder", "."]
+
+
+def run(folder, program, *arguments, first=""):
+    """Run a program; `first` is done to its module before."""
+    code = f"import sys, {program}\n{first}\n{program}.main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={"PATH": "", "HOME": str(folder), "PYTHONPATH": str(EXAMPLES)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "results.json").read_text())
+
+
+def write_images(folder, side):
+    drawn, arrays = np.random.default_rng(0), {}
+    for part in kf.datasets.splits("cifar10"):
+        arrays[f"{part} labels"] = drawn.integers(0, 10, 64)
+        arrays[part] = drawn.normal(size=(64, side, side, 3)).astype("float32")
+    np.savez(folder / "images.npz", **arrays)
+    return arrays
+
+
+def test_depth(tmp_path):
+    write_images(tmp_path, 16)
+    shallow = "depth.BLOCKS = {5: (1, 1, 1)}"
+    options = [*SHORT, "--budget", "100000", "--seeds", "1"]
+    _, found = run(tmp_path, "depth", *options, first=shallow)
+    for method in ("plain", "kd", "hint"):
+        [row] = found["results"][method]["5"]
+        assert 80_000 < row["multiplications"] <= 100_000
+        assert len(row["val_accuracy"]) == (1 if method == "hint" else 2)
+    assert (tmp_path / "depth.png").stat().st_size > 10_000
+
+    # What was trained is not trained again.
+    again, repeated = run(tmp_path, "depth", *options, first=shallow)
+    assert "/2" not in again and repeated["results"] == found["results"]
+
+
+def test_sigmoid(tmp_path):
+    arrays = write_images(tmp_path, 16)
+    _, found = run(
+        tmp_path, "sigmoid", *SHORT, first="del sigmoid.STUDENTS['aflw_fitnet2']"
+    )
+    # Few images, small weights and one step: every student still says one class.
+    share = 100 * np.isin(arrays["test labels"], (2, 3, 4, 5, 6, 7)).mean()
+    for [row] in found["results"]["aflw_fitnet1"].values():
+        assert (
+            min(abs(row["test_accuracy"] - side) for side in (share, 100 - share))
+            < 1e-6
+        )
+    times = found["teacher"]["multiplications"] / row["multiplications"]
+    assert 10 < times < 15
+
+
+SMALL = """
+import dataclasses
+from keras_fitnets import models
+models.PLANS["fitnet1"] = models.Plan(
+    ((2, 2), (2,)), (2, models.ALL), units=2, hints=("conv2", "conv3")
+)
+for name, recipe in cifar10.RECIPES.items():
+    cifar10.RECIPES[name] = dataclasses.replace(
+        recipe,
+        teacher=models.Plan(((4,), (4,)), (2, 2), units=4),
+        hint_layer="conv2",
+        teacher_epochs=1,
+        hint_epochs=2,
+        kd_epochs=2,
+    )
+"""
+
+
+@pytest.mark.parametrize("recipe", ["short", "paper"])
+def test_cifar10(tmp_path, recipe):
+    write_images(tmp_path, 32)
+    options = ["--recipe", recipe, "--folder", ".", "--methods", "plain", "fitnet"]
+    _, found = run(tmp_path, "cifar10", *options, first=SMALL)
+    assert set(found["results"]) == {"Teacher", "Backprop", "FitNet"}
+    fitnet = found["results"]["FitNet"]
+    hint_epochs, kd_epochs = fitnet["epochs"]
+    assert len(fitnet["hint"]["hint_loss"]) == hint_epochs
+    assert len(fitnet["kd"]["label_loss"]) == kd_epochs
+    # The paper's recipe chooses the epochs; the short one has them all.
+    if recipe == "short":
+        assert fitnet["epochs"] == [2, 2] and "validation" not in fitnet
+    else:
+        assert kd_epochs == 1 + int(np.argmax(fitnet["validation"]))
