@@ -98,7 +98,7 @@ def draw(found, teacher, path):
     axis.axhline(teacher, color="black", linewidth=1)
     axis.text(max(BLOCKS), teacher, "teacher", va="bottom", ha="right")
     axis.axhline(10, color="0.7", linewidth=1, zorder=0)
-    axis.text(3, 10, "chance", va="bottom", color="0.4")
+    axis.text(3, 9, "chance", va="top", color="0.4")
     axis.set(
         xlabel="layers, of about as many multiplications",
         ylabel="test accuracy, %",
@@ -106,7 +106,7 @@ def draw(found, teacher, path):
         ylim=(0, None),
     )
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.12))
+    axis.legend(frameon=False, loc="center", bbox_to_anchor=(0.6, 0.42))
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

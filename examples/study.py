@@ -36,9 +36,13 @@ def begin(parser, arguments, counts=("seeds",)):
 
 def record(folder, settings, **found):
     """Write down what a run has found, and what it was."""
-    program = Path(sys.argv[0]).name
+    program, *given = sys.argv
+    # Where things lay is nobody else's business.
+    for place in {"--folder", "--data-dir"}.intersection(given):
+        at = given.index(place)
+        del given[at : at + 2]
     results = {
-        "command": " ".join(["python", f"examples/{program}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"examples/{Path(program).name}", *given]),
         "settings": settings,
         "versions": {
             "python": platform.python_version(),
