@@ -32,7 +32,7 @@ class Job(images.Job):
         return keras.metrics.BinaryAccuracy(name, threshold=0.0)
 
     def optimizer(self, epochs):
-        return keras.optimizers.SGD(self.rate(0.01, epochs), momentum=0.9)
+        return keras.optimizers.RMSprop(self.rate(0.001, epochs))
 
 
 def load(options):
@@ -67,7 +67,7 @@ def table(teacher, found):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    epochs = {"teacher_epochs": 4, "epochs": 24, "hint_epochs": 8}
+    epochs = {"teacher_epochs": 4, "epochs": 12, "hint_epochs": 4}
     images.add_options(parser, "sigmoid_run", **epochs)
     options, settings = study.begin(parser, arguments, ("seeds", "data_dir"))
     build_teacher = functools.partial(kf.models.build, "aflw_teacher")
