@@ -190,7 +190,7 @@ def best_epochs(history):
 
 
 def table(rows):
-    lines = [f"{'':<12}{'weights':>12}{'multiplications':>17}{'test accuracy, %':>18}"]
+    lines = [f"{'':<12}{'parameters':>12}{'multiplications':>17}{'test accuracy, %':>18}"]
     for name, row in rows.items():
         lines.append(
             f"{name:<12}{row['parameters']:>12,}{row['multiplications']:>17,}"
