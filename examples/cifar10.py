@@ -190,7 +190,8 @@ def best_epochs(history):
 
 
 def table(rows):
-    lines = [f"{'':<12}{'parameters':>12}{'multiplications':>17}{'test accuracy, %':>18}"]
+    heads = {"parameters": 12, "multiplications": 17, "test accuracy, %": 18}
+    lines = [" " * 12 + "".join(f"{head:>{width}}" for head, width in heads.items())]
     for name, row in rows.items():
         lines.append(
             f"{name:<12}{row['parameters']:>12,}{row['multiplications']:>17,}"

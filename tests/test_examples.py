@@ -22,9 +22,10 @@ DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"
 
 # A shell's background job has SIGINT ignored, and so have the processes it starts.
 HEEDING = """
-import runpy, signal, sys
+import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
