@@ -16,6 +16,7 @@ import argparse
 import functools
 
 import images
+import keras
 import numpy as np
 import study
 
@@ -27,6 +28,12 @@ BLOCKS = {
 }
 METHODS = images.METHODS
 TEACHER = kf.models.Plan(((48,), (96,), (96,)), units=200)
+
+
+class Job(images.Job):
+    def optimizer(self, epochs):
+        rate, epsilon = self.rate(0.005, epochs), self.options.epsilon
+        return keras.optimizers.RMSprop(rate, epsilon=epsilon)
 
 
 def plan_of(layers, width):
@@ -116,8 +123,9 @@ def main(arguments=None):
     epochs = {"teacher_epochs": 15, "epochs": 24, "hint_epochs": 8}
     images.add_options(parser, "depth_run", **epochs)
     parser.add_argument("--budget", type=int, default=3_000_000, help="multiplications")
+    parser.add_argument("--epsilon", type=float, default=1e-7, help="RMSprop's")
     options, settings = study.begin(parser, arguments, ("seeds", "data_dir"))
-    job = images.Job(
+    job = Job(
         options,
         images.load(options),
         lambda: build(TEACHER),

@@ -66,7 +66,8 @@ def best():
 class Job:
     """A teacher, what it says of the images, and the students it has."""
 
-    # What differs: the networks' loss and metric, and the students' optimizer.
+    # What a study may change: the networks' loss and metric. What it adds: the students'
+    # optimizer(epochs).
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metric = keras.metrics.SparseCategoricalAccuracy
 
@@ -76,9 +77,6 @@ class Job:
         self.teacher = self._taught(build_teacher, options.folder / "teacher.keras")
         pairs = [(name, name) for name in hint_layers]
         self.teller = kf.Distiller(self.teacher, build_teacher(), pairs)
-
-    def optimizer(self, epochs):
-        return keras.optimizers.RMSprop(self.rate(0.005, epochs))
 
     def rate(self, first, epochs):
         steps = epochs * -(-self.options.images // BATCH)
