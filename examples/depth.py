@@ -75,11 +75,11 @@ def training(job, method, layers, seed):
 
 def summary(found):
     """Mean and spread over the seeds, of the best epochs' test accuracy."""
-    lines = [f"{'layers':<8}" + "".join(f"{name:>20}" for name in METHODS.values())]
-    for layers in BLOCKS:
+    lines = [f"{'layers':<8}" + "".join(f"{METHODS[name]:>20}" for name in found)]
+    for layers in next(iter(found.values())):
         shown = []
-        for method in METHODS:
-            values = [row["test_accuracy"] for row in found[method][str(layers)]]
+        for rows in found.values():
+            values = [row["test_accuracy"] for row in rows[layers]]
             shown.append(study.shown(values, 1))
         lines.append(f"{layers:<8}" + "".join(f"{text:>20}" for text in shown))
     return "\n".join(lines)
@@ -97,19 +97,21 @@ def draw(found, teacher, path):
         "kd": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
         "hint": {"color": "#009E73", "marker": "o"},
     }
-    for method, style in styles.items():
-        rows = [[r["test_accuracy"] for r in rows] for rows in found[method].values()]
-        axis.plot([*BLOCKS], [np.mean(r) for r in rows], label=METHODS[method], **style)
-        for layers, row in zip(BLOCKS, rows, strict=True):
+    depths = [int(layers) for layers in next(iter(found.values()))]
+    for method, of_method in found.items():
+        style = styles[method]
+        rows = [[r["test_accuracy"] for r in rows] for rows in of_method.values()]
+        axis.plot(depths, [np.mean(r) for r in rows], label=METHODS[method], **style)
+        for layers, row in zip(depths, rows, strict=True):
             axis.plot([layers] * len(row), row, "_", color=style["color"], alpha=0.6)
     axis.axhline(teacher, color="black", linewidth=1)
-    axis.text(max(BLOCKS), teacher, "teacher", va="bottom", ha="right")
+    axis.text(depths[-1], teacher, "teacher", va="bottom", ha="right")
     axis.axhline(10, color="0.7", linewidth=1, zorder=0)
-    axis.text(3, 9, "chance", va="top", color="0.4")
+    axis.text(depths[0], 9, "chance", va="top", color="0.4")
     axis.set(
         xlabel="layers, of about as many multiplications",
         ylabel="test accuracy, %",
-        xticks=[*BLOCKS],
+        xticks=depths,
         ylim=(0, None),
     )
     axis.spines[["top", "right"]].set_visible(False)
@@ -124,7 +126,11 @@ def main(arguments=None):
     images.add_options(parser, "depth_run", **epochs)
     parser.add_argument("--budget", type=int, default=3_000_000, help="multiplications")
     parser.add_argument("--epsilon", type=float, default=1e-7, help="RMSprop's")
-    options, settings = study.begin(parser, arguments, ("seeds", "data_dir"))
+    parser.add_argument("--layers", type=int, nargs="+", choices=BLOCKS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
+    kept = ("seeds", "data_dir", "layers", "methods")
+    options, settings = study.begin(parser, arguments, kept)
+    depths = options.layers or [*BLOCKS]
     job = Job(
         options,
         images.load(options),
@@ -132,10 +138,10 @@ def main(arguments=None):
         hint_layers=("conv1", "conv2"),
     )
     teacher = study.accuracy(job.teacher, job.data["test"])
-    found = {method: {str(layers): [] for layers in BLOCKS} for method in METHODS}
+    found = {name: {str(layers): [] for layers in depths} for name in options.methods}
     for seed in options.seeds:
-        for layers in BLOCKS:
-            for method in METHODS:
+        for layers in depths:
+            for method in options.methods:
                 found[method][str(layers)].append(training(job, method, layers, seed))
     draw(found, teacher, options.folder / "depth.png")
     study.record(

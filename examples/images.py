@@ -66,8 +66,8 @@ def best():
 class Job:
     """A teacher, what it says of the images, and the students it has."""
 
-    # What a study may change: the networks' loss and metric. What it adds: the students'
-    # optimizer(epochs).
+    # What a study may change: the networks' loss and metric. What it adds:
+    # optimizer(epochs), the students'.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     metric = keras.metrics.SparseCategoricalAccuracy
 
