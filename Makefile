@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11 python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 
-.PHONY: demo test test-lowest check format notebooks clean
+.PHONY: demo test test-lowest check docs format notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
@@ -21,6 +21,9 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: .venv/installed
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
+
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -29,7 +32,7 @@ notebooks: .venv/installed
 	$(BIN)/python tests/notebooks.py quickstart search hints
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-lowest dist site
 
 # An old pip does not come to an end resolving tensorflow-datasets on Python 3.10.
 %/installed: setup.py requirements.txt

@@ -19,7 +19,11 @@ def requirements() -> list[str]:
 
 
 EXAMPLES = ["matplotlib>=3.9", "scikit-learn>=1.5"]
+# The runtimes of exported files, and what Keras converts to ONNX with.
+EXPORT = ["ai-edge-litert>=1.4", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+DOCS = ["furo>=2024.8", "myst-parser>=4.0", "sphinx>=8.1"]
 TOOLS = [
+    "build>=1.2",
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "jupytext>=1.16",
@@ -45,7 +49,9 @@ setup(
         # KerasTuner's BayesianOptimization needs scikit-learn without requiring it.
         "tuner": EXAMPLES,
         "examples": EXAMPLES,
-        "dev": EXAMPLES + TOOLS,
+        "export": EXPORT,
+        "docs": EXAMPLES + DOCS,
+        "dev": EXAMPLES + EXPORT + DOCS + TOOLS,
     },
     classifiers=[
         "Intended Audience :: Science/Research",
