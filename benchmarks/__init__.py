@@ -1,55 +1,14 @@
 """Measurements, each a command: `python -m benchmarks.<name>`."""
 
 import argparse
-import functools
 import json
 import platform
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from collections.abc import Sequence
 from pathlib import Path
 
 # The examples are programs, and import one another from their own folder.
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-
-def medians(
-    steps: dict[str, Callable[[], object]], repeats: int, warm_up: int = 3
-) -> dict[str, float]:
-    """The median time of each step in seconds.
-
-    Each must have done its work when it returns.
-    """
-
-    def timed(name: str, step: Callable[[], object]) -> dict[str, float]:
-        start = time.perf_counter()
-        step()
-        return {name: time.perf_counter() - start}
-
-    runs = [functools.partial(timed, *item) for item in steps.items()]
-    return medians_of(runs, repeats, warm_up)
-
-
-def medians_of(
-    runs: Sequence[Callable[[], dict[str, float]]], repeats: int, warm_up: int
-) -> dict[str, float]:
-    """The medians of what runs measure, by name.
-
-    They take turns, so that whatever else the machine does slows all alike, and in
-    another order each time, so that none has always the same one before it.
-    """
-    measured: dict[str, list[float]] = {}
-    order, drawn = list(runs), random.Random(0)
-    for turn in range(warm_up + repeats):
-        drawn.shuffle(order)
-        for run in order:
-            found = run()
-            for name, value in found.items() if turn >= warm_up else ():
-                measured.setdefault(name, []).append(value)
-    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 def run(name: str, main: Callable[..., dict], parser: argparse.ArgumentParser) -> None:

@@ -27,11 +27,11 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fitnets as kf
-from benchmarks import medians
-from benchmarks import medians_of
 from benchmarks import networks
 from benchmarks import run
 from keras_fitnets.answers import Answers
+from keras_fitnets.report.timing import medians
+from keras_fitnets.report.timing import medians_of
 
 BATCH = 64
 STAGES = ("hint", "kd", "joint")

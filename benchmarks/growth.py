@@ -20,11 +20,11 @@ import tensorflow as tf
 from study import multiplications
 
 import keras_fitnets as kf
-from benchmarks import medians
 from benchmarks import networks
 from benchmarks import publish
 from benchmarks.step import BATCH
 from benchmarks.step import by_keras
+from keras_fitnets.report.timing import medians
 
 WIDTHS = (8, 16, 32, 48, 64, 96)
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 import keras_fitnets as kf
-from benchmarks import medians
 from benchmarks import networks
 from benchmarks import publish
+from keras_fitnets.report.timing import medians
 
 BATCH, TEMPERATURE, LAMBDA = 64, 3.0, 4.0
 STAGES = ("hint", "kd", "joint")

@@ -15,9 +15,9 @@ import keras
 import tensorflow as tf
 from study import multiplications
 
-from benchmarks import medians
 from benchmarks import run
 from keras_fitnets import models
+from keras_fitnets.report.timing import medians
 
 # Layers, weights, multiplications and speed-up in the paper.
 PAPER = {

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,21 @@ def run(network: keras.Model, x: Any, training: bool) -> Any:
     if any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
         return network(x, training=training)
     return network(x)
+
+
+def flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
+    """The pass outside of training as a function of tensors to a list of tensors.
+
+    Args:
+        network: the network.
+        like: inputs of the structure that it takes.
+    """
+
+    def run_flat(*tensors: Any) -> list[Any]:
+        x = keras.tree.pack_sequence_as(like, list(tensors))
+        return keras.tree.flatten(run(network, x, training=False))
+
+    return run_flat
 
 
 def inputs_of(network: keras.Model) -> Any:
