@@ -1,0 +1,237 @@
+"""From a trained student to a checked file."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fitnets import samples
+from keras_fitnets.export import formats
+from keras_fitnets.export.shipping import shipped
+from keras_fitnets.losses import check_number
+from keras_fitnets.report.comparing import example_of
+from keras_fitnets.report.counting import multiplications
+from keras_fitnets.report.judging import decisions
+from keras_fitnets.report.judging import rated
+from keras_fitnets.runtimes import Exported
+from keras_fitnets.runtimes import loaded
+from keras_fitnets.runtimes import named
+from keras_fitnets.runtimes import running
+from keras_fitnets.runtimes import student_of
+
+# The largest difference of an output, over the network's largest output.
+TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
+_BATCH = 128
+
+
+def export_student(
+    source: Any,
+    path: Any,
+    *,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    data: Any = None,
+    tolerance: float | None = None,
+    preprocessing: Any = None,
+    activation: str | None = None,
+    int8_io: bool = False,
+) -> Exported:
+    """Write the student alone to a file, and compare the file with the student.
+
+    Through Keras' own `export`; nothing of the teacher or the regressors is in it. The
+    file is then loaded in its own runtime and run beside the Keras model. Where
+    `max |file - network| / max |network|` over the outputs is above `tolerance` it is
+    an error, and what was at `path` before stays there.
+
+    Args:
+        source: a `Distiller`, a `keras.Model`, or the path of a `.keras` file of one.
+        path: `….tflite` for LiteRT, `….onnx` for ONNX; anything else becomes the
+            directory of a SavedModel.
+        quantize: None for float32; of LiteRT and ONNX `"float16"` (weights; ONNX
+            computes in it too), `"dynamic"` (weights in 8 bits, activations as they
+            come) or `"int8"` (both).
+        representative_data: for `"int8"` some hundred inputs, by which the ranges of
+            the activations are found: `x`, `(x, y)` or a `tf.data.Dataset` of batches.
+        data: what the file is compared on, in the same forms; with labels `accuracy` is
+            told. By default `representative_data`, or else 32 normal samples, integers
+            being zero.
+        tolerance: by default 1e-3, and 1e-2, 0.1, 0.2 for the three quantisations.
+        preprocessing: a layer, or a list of them, that goes into the file in front of
+            the student: normalisation, for instance. `data` are then raw inputs.
+        activation: `"softmax"` or `"sigmoid"`, that goes in behind a student of logits.
+        int8_io: of a LiteRT file in int8, take and give integers too, as
+            microcontrollers ask for.
+
+    Returns:
+        An `Exported`, which `keras_fitnets.report.compare` takes for a model.
+
+    Raises:
+        TypeError, ValueError: for what cannot be exported, or arguments that do not go
+            together; if the file is further from the network than `tolerance`.
+        ImportError: if a runtime is not installed; the extra `export` brings them.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_fitnets as kf
+    >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> found = kf.export.export_student(student, "student.tflite")
+    >>> found.format, found.parameters, found.agreement
+    ('litert', 15, 1.0)
+    """
+    path = Path(path)
+    _check(path, quantize, representative_data, tolerance, int8_io)
+    network = shipped(_student(source), preprocessing, activation)
+    if not network.built:
+        raise ValueError(
+            f"Network '{network.name}' has no weights yet, since its input shape is "
+            "unknown. Start it with keras.Input(...), or call it on a batch."
+        )
+    inputs = None
+    if representative_data is not None:
+        inputs, _ = samples.gathered(representative_data)
+    if data is not None:
+        x, y = samples.gathered(data)
+    else:
+        x, y = inputs if inputs is not None else example_of(running(network), 32), None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that it can be moved to its place.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export_") as folder:
+        beside = Path(folder) / path.name
+        formats.write(
+            network, beside, quantize, x if inputs is None else inputs, int8_io
+        )
+        found = _compared(network, beside, x, y)
+        most = TOLERANCES[quantize] if tolerance is None else tolerance
+        if not found["largest_difference"] <= most:
+            raise ValueError(_told(path, quantize, found, most, samples.count(x)))
+        _move(beside, path)
+    return Exported(
+        path=str(path),
+        format={".tflite": "litert", ".onnx": "onnx"}.get(path.suffix, "saved_model"),
+        quantize=quantize,
+        parameters=network.count_params(),
+        multiplications=_multiplications(network, x),
+        **found,
+    )
+
+
+def _check(
+    path: Path,
+    quantize: Any,
+    representative_data: Any,
+    tolerance: Any,
+    int8_io: Any,
+) -> None:
+    if quantize not in formats.QUANTIZATIONS:
+        raise ValueError(
+            f"`quantize` must be one of {formats.QUANTIZATIONS}; received {quantize!r}."
+        )
+    if quantize is not None and path.suffix not in (".tflite", ".onnx"):
+        raise ValueError(
+            f"A SavedModel, which '{path}' would be, is not quantised; received "
+            f'quantize={quantize!r}. Let the path end in ".tflite" or ".onnx".'
+        )
+    if quantize == "int8" and representative_data is None:
+        raise ValueError(
+            'quantize="int8" finds the ranges of the activations by data: pass some '
+            "hundred inputs as `representative_data`, as the student sees them in use."
+        )
+    if int8_io and (quantize != "int8" or path.suffix != ".tflite"):
+        raise ValueError(
+            '`int8_io` is for LiteRT files with quantize="int8"; received '
+            f"quantize={quantize!r} for '{path}'."
+        )
+    if tolerance is not None:
+        check_number("tolerance", tolerance)
+    if path.is_dir() != (path.suffix not in (".tflite", ".onnx")) and path.exists():
+        raise ValueError(f"'{path}' is there already, and is no file to be replaced.")
+    if path.is_dir() and any(path.iterdir()) and not _is_saved_model(path):
+        raise ValueError(
+            f"The directory '{path}' holds something else than a SavedModel, and would "
+            "be replaced. Choose another path, or one ending in .tflite or .onnx."
+        )
+
+
+def _student(source: Any) -> keras.Model:
+    if isinstance(source, (str, os.PathLike)):
+        if Path(source).suffix != ".keras" or not Path(source).is_file():
+            raise ValueError(
+                f"'{source}' is no `.keras` file that is there, looked for in "
+                f"{Path.cwd()}. Pass one, or a Distiller or a keras.Model."
+            )
+        return loaded(Path(source))
+    if not isinstance(source, keras.Model):
+        raise TypeError(
+            "What is exported must be a Distiller, a keras.Model or the path of a "
+            f"`.keras` file; received {source!r}."
+        )
+    return student_of(source)
+
+
+def _compared(network: keras.Model, path: Path, x: Any, y: Any) -> dict[str, Any]:
+    """The file in its own runtime, beside the network."""
+    file, model = running(path), running(network)
+    given = file.predict(named(x, network), _BATCH)
+    wanted = model.predict(x, _BATCH)
+    largest = max(float(np.max(np.abs(output))) for output in wanted)
+    differences = [
+        float(np.max(np.abs(one.astype("float64") - other)))
+        for one, other in zip(given, wanted, strict=True)
+    ]
+    found: dict[str, Any] = {
+        "bytes": file.bytes,
+        "largest_difference": max(differences) / (largest or 1.0),
+        "agreement": None,
+        "accuracy": None,
+    }
+    if len(wanted) == 1:
+        own = decisions(str(path), model, wanted, "auto")
+        files = decisions(str(path), file, given, "auto")
+        rates = rated(str(path), files, own, y, wanted[0].shape[-1])
+        found |= {name: rates[name] for name in ("agreement", "accuracy")}
+    return found
+
+
+def _told(
+    path: Path,
+    quantize: str | None,
+    found: dict[str, Any],
+    tolerance: float,
+    count: int,
+) -> str:
+    agreement = found["agreement"]
+    same = "" if agreement is None else f" ({100 * agreement:.1f} % chosen alike)"
+    remedy = {
+        None: "This is no rounding: a layer is exported as something else.",
+        "int8": "Pass more, or more typical, `representative_data`, or take "
+        '"dynamic" or "float16".',
+    }.get(quantize, "Take a finer `quantize`.")
+    return (
+        f"On {count} samples the file differs from the network by "
+        f"{found['largest_difference']:.3g} of the largest output{same}; the tolerance "
+        f"is {tolerance:g}, so nothing was written to '{path}'. {remedy} If it is good "
+        "enough, pass a larger `tolerance`."
+    )
+
+
+def _multiplications(network: keras.Model, x: Any) -> int | None:
+    try:
+        return multiplications(network, x)
+    except ValueError:
+        return None
+
+
+def _is_saved_model(path: Path) -> bool:
+    return (path / "saved_model.pb").is_file()
+
+
+def _move(source: Path, path: Path) -> None:
+    """To its place, where an older file or SavedModel may be."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    source.replace(path)

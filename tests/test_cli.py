@@ -1,0 +1,106 @@
+"""`python -m keras_fitnets`, as a shell sees it."""
+
+import subprocess
+import sys
+import traceback
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+import keras_fitnets as kf
+from keras_fitnets.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a teacher, a student and data, to work in."""
+    monkeypatch.chdir(tmp_path)
+    tiny.network(hidden=40, seed=1).save("teacher.keras")
+    tiny.network(hidden=5, seed=2).save("student.keras")
+    x, y = tiny.data(samples=50)
+    np.savez("data.npz", x=x, y=y)
+    return tmp_path
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, arguments)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        traceback.print_exception(result.exception)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_report_and_export_are_those_of_the_library(folder):
+    models = ("teacher.keras", "student.keras")
+    shown = call("report", *models, "--data", "data.npz", "--repeats", "0").stdout
+    with np.load("data.npz") as data:
+        pair = data["x"], data["y"]
+    expected = kf.report.compare(
+        {name: name for name in models}, pair, repeats=0, verbose=0
+    )
+    assert shown == f"{expected}\n"
+    arguments = ("--data", "data.npz", "--repeats", "0", "--format", "markdown")
+    shown = call("report", *models, *arguments, "--plot", "a.png").stdout
+    assert shown == f"{expected.to_markdown()}\n"
+    assert (folder / "a.png").stat().st_size > 5_000
+
+    arguments = ("--quantize", "int8", "--data", "data.npz")
+    told = call("export", "student.keras", "student.tflite", *arguments).stdout
+    size = (folder / "student.tflite").stat().st_size
+    assert told.startswith(f"student.tflite: {size:,} bytes; off by at most 0.0")
+    assert "; chosen alike " in told and "; accuracy " in told
+    shown = call("report", *models, "student.tflite", "--repeats", "0").stdout
+    assert shown.splitlines()[3].split()[:3] == ["student.tflite", "–", "–"]
+
+
+def test_a_data_set_is_named(folder):
+    network = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    keras.Sequential(network).save("digits.keras")
+    options = ("--dataset", "digits", "--repeats", "0", "--format", "html")
+    shown = call("report", "digits.keras", *options).stdout
+    x, y = next(iter(kf.datasets.load("digits", "test", 1000)))
+    model = keras.saving.load_model("digits.keras")
+    accuracy = np.mean(model.predict(x, verbose=0).argmax(-1) == y.numpy())
+    assert f">{100 * accuracy:.2f}</td>" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, code, told",
+    [
+        (["report"], 2, "Missing argument 'MODELS...'"),
+        (["report", "no.keras"], 1, "Error: There is no 'no.keras', looked for in"),
+        (["report", "student.keras", "student.keras"], 1, "One model is named twice"),
+        (["report", "data.npz"], 1, "ends in none of .keras, .tflite, .onnx"),
+        (["report", "student.keras", "--data", "a.csv"], 1, "must be a .npz file"),
+        (["report", "student.keras", "--data", "no.npz"], 1, "No such file"),
+        (["report", "student.keras", "--data", "y.npz"], 1, "no array `x` but ['y']"),
+        (["report", "student.keras", "--repeats", "-1"], 1, "`repeats` must be a"),
+        (
+            ["report", "student.keras", "--data", "data.npz", "--dataset", "digits"],
+            2,
+            "Name the data once: --data or --dataset.",
+        ),
+        (["export", "student.keras"], 2, "Missing argument 'PATH'"),
+        (["export", "a.keras", "b.onnx"], 1, "'a.keras' is no `.keras` file that"),
+        (["export", "student.keras", "a", "--quantize", "int4"], 2, "is not one of"),
+        (
+            ["export", "student.keras", "a.tflite", "--quantize", "int8"],
+            1,
+            'Error: quantize="int8" finds the ranges of the activations by data',
+        ),
+    ],
+)
+def test_errors_are_sentences_with_exit_codes(folder, arguments, code, told):
+    np.savez("y.npz", y=np.ones(3))
+    result = call(*arguments, code=code)
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr and not result.stdout
+
+
+def test_python_runs_it_as_a_module(folder):
+    command = [sys.executable, "-m", "keras_fitnets", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, kf.__version__)

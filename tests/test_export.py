@@ -1,0 +1,374 @@
+"""What ships: the student alone, in every format, checked in the file's own runtime."""
+
+import zipfile
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers
+
+import keras_fitnets as kf
+from keras_fitnets.export import exporting
+
+SHAPE, CLASSES, WIDE = (8, 8, 2), 3, 97
+FORMATS = [".tflite", ".onnx", ""]
+QUANTIZED = [
+    (suffix, quantize)
+    for suffix in FORMATS[:2]
+    for quantize in ("float16", "dynamic", "int8")
+]
+
+
+def student_network():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(24, 3, padding="same")(inputs)
+    x = kf.Maxout(2, name="guided")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(24, 3, activation="relu")(layers.MaxPooling2D(2)(x))
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(x)))
+
+
+def teacher_network():
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(WIDE, 3, activation="relu", name="hint")(inputs)
+    x = layers.Conv2D(WIDE, 3, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(x)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, *SHAPE)).astype("float32")
+    return x, rng.integers(CLASSES, size=64)
+
+
+@pytest.fixture(scope="module")
+def distiller(data):
+    """A trained one, so that BatchNormalization has statistics."""
+    keras.utils.set_random_seed(0)
+    pair = kf.Distiller(teacher_network(), student_network(), ("hint", "guided"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    pair.compile("adam", loss)
+    pair.fit(*data, verbose=0)
+    return pair
+
+
+def outputs_of(path, x, one_by_one=False):
+    """What the file gives, asked of its runtime as its users would."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        return session.run(None, {session.get_inputs()[0].name: x})[0]
+    if path.suffix == ".tflite":
+        interpreter = Interpreter(str(path))
+        [entry], [end] = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
+        found = []
+        for sample in x:
+            interpreter.resize_tensor_input(entry["index"], (1, *sample.shape))
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(entry["index"], sample[None])
+            interpreter.invoke()
+            found.append(interpreter.get_tensor(end["index"])[0])
+        return np.stack(found)
+    loaded = tf.saved_model.load(path)
+    return loaded.serve(x).numpy()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_gives_what_the_student_gives(distiller, data, suffix, tmp_path):
+    x, y = data
+    path = tmp_path / f"student{suffix}"
+    found = kf.export.export_student(distiller, path, data=data)
+    expected = distiller.student.predict(x, verbose=0)
+    given = outputs_of(path, x)
+    difference = np.abs(given - expected).max() / np.abs(expected).max()
+    assert difference < 1e-5
+    assert found.largest_difference == pytest.approx(difference, abs=1e-6)
+    assert found.accuracy == np.mean(expected.argmax(-1) == y)
+    assert found.agreement == 1.0
+    assert found.parameters == distiller.student.count_params()
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    assert found.bytes == sum(file.stat().st_size for file in files)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix, quantize", QUANTIZED)
+def test_a_quantised_file_is_smaller_and_near(
+    distiller, data, suffix, quantize, tmp_path
+):
+    x, _ = data
+    path = tmp_path / f"student{suffix}"
+    found = kf.export.export_student(
+        distiller, path, quantize=quantize, representative_data=x
+    )
+    expected = distiller.student.predict(x, verbose=0)
+    difference = np.abs(outputs_of(path, x) - expected).max() / np.abs(expected).max()
+    nearest = {"float16": 1e-6, "dynamic": 1e-4, "int8": 1e-3}[quantize]
+    assert nearest < difference < exporting.TOLERANCES[quantize]
+    assert found.largest_difference == pytest.approx(difference, rel=0.2)
+    assert (found.quantize, found.agreement > 0.8) == (quantize, True)
+    if suffix == ".tflite":
+        interpreter = Interpreter(str(path))
+        kinds = {
+            t["dtype"] for t in interpreter.get_tensor_details() if t["shape"].size > 1
+        }
+        weights = {"float16": np.float16, "dynamic": np.int8, "int8": np.int8}
+        assert weights[quantize] in kinds
+    else:
+        kinds = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+        types = onnx.TensorProto
+        float16 = quantize == "float16"
+        assert (types.FLOAT16 if float16 else types.INT8) in kinds | (
+            {types.INT8} if types.UINT8 in kinds else set()
+        )
+
+
+def test_full_integers_take_and_give_integers(distiller, data, tmp_path):
+    x, _ = data
+    path = tmp_path / "student.tflite"
+    found = kf.export.export_student(
+        distiller, path, quantize="int8", representative_data=x, int8_io=True
+    )
+    interpreter = Interpreter(str(path))
+    ends = [interpreter.get_input_details(), interpreter.get_output_details()]
+    assert [end[0]["dtype"] for end in ends] == [np.int8, np.int8]
+    # Nothing within computes with floats either.
+    tensors = {tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    assert np.float32 not in tensors
+    assert found.largest_difference < 0.1
+    row = kf.report.compare({"a": found}, x, repeats=0, verbose=0).rows[0]
+    assert row["parameters"] == distiller.student.count_params()
+
+
+def numbers_in(path):
+    """How many numbers the weights in a file are."""
+    if path.suffix == ".onnx":
+        weights = onnx.load(path).graph.initializer
+        return sum(int(np.prod(w.dims)) for w in weights if w.data_type == 1)
+    if path.suffix == ".tflite":
+        details = Interpreter(str(path)).get_tensor_details()
+        return sum(
+            int(np.prod(t["shape"])) for t in details if t["dtype"] == np.float32
+        )
+    variables = tf.saved_model.load(path).variables
+    return sum(int(np.prod(v.shape)) for v in variables)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_nothing_of_the_teacher_or_regressor_is_in_the_file(
+    distiller, suffix, tmp_path
+):
+    path, alone = tmp_path / f"student{suffix}", tmp_path / f"alone{suffix}"
+    whole = kf.export.export_student(distiller, path)
+    copy = keras.models.clone_model(distiller.student)
+    copy.set_weights(distiller.student.get_weights())
+    bare = kf.export.export_student(copy, alone)
+    # The same file but for names; the teacher's weights would be 20 times as many.
+    assert abs(whole.bytes - bare.bytes) < 0.02 * bare.bytes
+    assert numbers_in(path) == numbers_in(alone)
+    assert numbers_in(path) < 5 * distiller.student.count_params()
+    assert distiller.teacher.models[0].count_params() > 5 * numbers_in(path)
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    content = b"".join(file.read_bytes() for file in files)
+    assert b"hint" not in content and b"regressor" not in content
+
+
+def test_a_saved_distiller_and_a_saved_student_are_sources(distiller, data, tmp_path):
+    x, _ = data
+    expected = distiller.student.predict(x, verbose=0)
+    distiller.save(tmp_path / "distiller.keras")
+    distiller.student.save(tmp_path / "student.keras")
+    assert zipfile.is_zipfile(tmp_path / "distiller.keras")
+    for name in ("distiller", "student"):
+        path = tmp_path / f"{name}.onnx"
+        kf.export.export_student(str(tmp_path / f"{name}.keras"), path)
+        np.testing.assert_allclose(outputs_of(path, x), expected, atol=1e-5)
+
+
+def test_preprocessing_and_softmax_go_in(distiller, data, tmp_path):
+    x, _ = data
+    student = distiller.student
+    pixels = np.uint8(np.clip(128 + 40 * x, 0, 255))
+    scale = layers.Rescaling(1 / 40, offset=-128 / 40)
+    contrast = kf.datasets.GlobalContrastNormalization()
+    raw = pixels.astype("float32")
+    logits = student.predict(np.asarray(contrast(scale(raw))), verbose=0)
+    powers = np.exp(logits.astype("float64"))
+    path = tmp_path / "student.tflite"
+    kf.export.export_student(
+        distiller, path, preprocessing=[scale, contrast], activation="softmax", data=raw
+    )
+    given = outputs_of(path, raw)
+    np.testing.assert_allclose(given, powers / powers.sum(-1, keepdims=True), atol=1e-5)
+
+    # A network in front shows what it takes, here integers of another size.
+    front = keras.Sequential(
+        [keras.Input((16, 16, 2), dtype="uint8"), layers.Resizing(8, 8), scale]
+    )
+    found = kf.export.export_student(
+        distiller,
+        tmp_path / "student.onnx",
+        preprocessing=front,
+        data=np.repeat(np.repeat(pixels, 2, 1), 2, 2),
+    )
+    assert found.largest_difference < 1e-4
+
+
+def test_a_student_in_mixed_precision_ships_in_float32(data, tmp_path):
+    x, _ = data
+    policy = keras.mixed_precision.DTypePolicy("mixed_float16")
+    inputs = keras.Input(SHAPE)
+    hidden = layers.Conv2D(4, 3, activation="relu", dtype=policy)(inputs)
+    outputs = layers.Dense(2, dtype="float32")(layers.Flatten(dtype=policy)(hidden))
+    student = keras.Model(inputs, outputs)
+    path = tmp_path / "student.tflite"
+    kf.export.export_student(student, path, data=x)
+    exact = keras.Sequential(
+        [keras.Input(SHAPE), layers.Conv2D(4, 3, activation="relu"), layers.Flatten()]
+    )
+    exact.add(layers.Dense(2))
+    exact.set_weights(student.get_weights())
+    np.testing.assert_allclose(
+        outputs_of(path, x), exact.predict(x, verbose=0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_network_within_a_student_is_not_run_as_in_training(
+    distiller, suffix, tmp_path
+):
+    inputs = keras.Input((16, 16, 2))
+    outputs = distiller.student(layers.Resizing(8, 8)(inputs))
+    whole = keras.Model(inputs, outputs)
+    path = tmp_path / f"student{suffix}"
+    assert kf.export.export_student(whole, path).largest_difference < 1e-5
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs) ** 2
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_subclassed_networks_and_several_inputs_and_outputs(suffix, tmp_path):
+    subclassed = Subclassed()
+    subclassed(np.ones((1, 4), "float32"))
+    path = tmp_path / f"subclassed{suffix}"
+    assert kf.export.export_student(subclassed, path).largest_difference < 1e-5
+
+    words, numbers = keras.Input((4,), dtype="int32"), keras.Input((3,))
+    flat = layers.Flatten()(layers.Embedding(9, 2)(words))
+    both = layers.Concatenate()([flat, numbers])
+    one, other = layers.Dense(2)(both), layers.Dense(3)(both)
+    network = keras.Model([words, numbers], [one, other])
+    rng = np.random.default_rng(0)
+    x = [rng.integers(9, size=(6, 4)), rng.normal(size=(6, 3)).astype("float32")]
+    found = kf.export.export_student(network, tmp_path / f"two{suffix}", data=(x,))
+    assert found.largest_difference < 1e-5 and found.agreement is None
+    report = kf.report.compare({"keras": network, "file": found}, repeats=1, verbose=0)
+    assert report.rows[1]["throughput"] > 0
+
+
+def test_a_file_too_far_from_the_network_is_not_written(distiller, data, tmp_path):
+    x, _ = data
+    path = tmp_path / "student.tflite"
+    path.write_text("what was there before")
+    with pytest.raises(ValueError, match="Pass more, or more typical"):
+        kf.export.export_student(
+            distiller,
+            path,
+            quantize="int8",
+            representative_data=np.full_like(x[:4], 1e-3),
+            data=x,
+        )
+    with pytest.raises(ValueError, match=r"the tolerance is 1e-12, so nothing was wri"):
+        kf.export.export_student(distiller, path, data=x, tolerance=1e-12)
+    assert path.read_text() == "what was there before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["student.tflite"]
+    kf.export.export_student(distiller, path, data=x)
+    assert path.stat().st_size > 1000
+
+
+def test_what_is_there_is_replaced_if_it_is_of_the_same_kind(distiller, tmp_path):
+    path = tmp_path / "student"
+    kf.export.export_student(distiller, path)
+    kf.export.export_student(distiller, path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("three years")
+    with pytest.raises(ValueError, match="holds something else than a SavedModel"):
+        kf.export.export_student(distiller, tmp_path / "mine")
+    with pytest.raises(ValueError, match="is there already, and is no file"):
+        (tmp_path / "folder.onnx").mkdir()
+        kf.export.export_student(distiller, tmp_path / "folder.onnx")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "three years"
+
+
+def softmax_network():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
+
+
+@pytest.mark.parametrize(
+    "source, path, options, error, told",
+    [
+        (3, "a.onnx", {}, TypeError, "must be a Distiller, a keras.Model.*received 3"),
+        ("b.keras", "a.onnx", {}, ValueError, "'b.keras' is no `.keras` file that is"),
+        (None, "a.onnx", {"quantize": "int4"}, ValueError, "one of .*received 'int4'"),
+        (None, "a", {"quantize": "int8"}, ValueError, "SavedModel, which 'a' would be"),
+        (None, "a.onnx", {"quantize": "int8"}, ValueError, "pass some hundred inputs"),
+        (None, "a.onnx", {"int8_io": True}, ValueError, "`int8_io` is for LiteRT"),
+        (None, "a.onnx", {"tolerance": -1}, ValueError, "`tolerance` must be"),
+        (None, "a.onnx", {"activation": "relu"}, ValueError, "`activation` must be"),
+        (None, "a.onnx", {"activation": "softmax"}, ValueError, "ends in softmax alre"),
+        (None, "a.onnx", {"preprocessing": len}, TypeError, "must be a Keras layer or"),
+        (None, "a.onnx", {"data": np.ones((0, 4))}, ValueError, "at least one; receiv"),
+        (
+            keras.Sequential([layers.Dense(2)]),
+            "a.onnx",
+            {},
+            ValueError,
+            "has no weights yet",
+        ),
+        (
+            keras.Sequential([keras.Input((None, 4)), layers.LSTM(2)]),
+            "a.onnx",
+            {},
+            ValueError,
+            "not known whole. Pass `data`",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_told(
+    source, path, options, error, told, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=told):
+        kf.export.export_student(
+            softmax_network() if source is None else source, path, **options
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "module, package, path",
+    [
+        ("ai_edge_litert.interpreter", "ai-edge-litert", "a.tflite"),
+        ("tf2onnx", "tf2onnx", "a.onnx"),
+        ("onnxruntime", "onnxruntime", "a.onnx"),
+    ],
+)
+def test_a_missing_runtime_is_told(module, package, path, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(
+        ImportError, match=f"pip install {package}`, or install keras-f"
+    ):
+        kf.export.export_student(softmax_network(), tmp_path / path)
