@@ -11,7 +11,7 @@ for the winner.
     python examples/digits_search.py
 
 Interrupted, the same command goes on where it was. Several machines can share the
-search: see docs/search.md.
+search: see docs/searching.md.
 """
 
 import argparse
