@@ -196,7 +196,11 @@ def _saved_model(path: Path) -> Running:
 
 def _onnx(path: Path) -> Running:
     runtime = need("onnxruntime", "onnxruntime", f"Running '{path}'")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = _threads()
+    session = runtime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
     dtypes = {"tensor(float)": "float32", "tensor(double)": "float64"}
     inputs = [
         (
@@ -217,7 +221,7 @@ def _onnx(path: Path) -> Running:
 
 def _litert(path: Path) -> Running:
     runtime = need("ai_edge_litert.interpreter", "ai-edge-litert", f"Running '{path}'")
-    interpreter = runtime.Interpreter(str(path), num_threads=os.cpu_count())
+    interpreter = runtime.Interpreter(str(path), num_threads=_threads())
     if not interpreter.get_signature_list():
         raise ValueError(
             f"'{path}' has no signature that names its inputs and outputs. Convert it "
@@ -241,6 +245,11 @@ def _litert(path: Path) -> Running:
         return {name: _dequantized(v, exits[name]) for name, v in found.items()}
 
     return Running(_by_name(call, inputs, path), inputs, None, path.stat().st_size)
+
+
+def _threads() -> int:
+    """As many as TensorFlow has for one operation, so that times are fair."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
 
 
 def _quantized(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
