@@ -4,8 +4,10 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11 python3
 	>/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
+# Tests of programs, pages and tools, for which the newest versions will do.
+PROGRAMS := benchmarks docs examples notebooks release studies
 
-.PHONY: demo test test-lowest check docs format notebooks clean
+.PHONY: demo test test-lowest check docs wheel format notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
@@ -14,7 +16,7 @@ test: check
 	$(BIN)/python -m pytest
 
 test-lowest: .venv-lowest/installed
-	$(LOWEST)/python -m pytest
+	$(LOWEST)/python -m pytest $(PROGRAMS:%=--ignore tests/test_%.py)
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -24,6 +26,14 @@ check: .venv/installed
 docs: .venv/installed
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
 
+# Installed where nothing else is, and used from another folder.
+wheel: .venv/installed
+	rm -rf build dist .venv-wheel
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet dist/*.whl
+	cd / && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/smoke.py
+
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -32,7 +42,7 @@ notebooks: .venv/installed
 	$(BIN)/python tests/notebooks.py quickstart search hints
 
 clean:
-	rm -rf .venv .venv-lowest dist site
+	rm -rf .venv .venv-lowest .venv-wheel build dist site
 
 # An old pip does not come to an end resolving tensorflow-datasets on Python 3.10.
 %/installed: setup.py requirements.txt
