@@ -1,4 +1,4 @@
-"""What an installed wheel must do, from outside the repository: `make wheel` runs it."""
+"""What an installed wheel must do, outside the repository: `make wheel` runs it."""
 
 import importlib.metadata
 import importlib.resources
