@@ -14,8 +14,8 @@
 # A deep thin student is hard to train: from small first weights the signal dies on
 # its way up, and the gradient on its way down. A *hint* helps in the middle: in stage
 # 1 the lower half of the student learns to predict a hidden layer of the teacher.
-# This notebook looks at that layer before and after, at the weight λ of stage 2, and
-# at what the teacher is sure of.
+# This notebook looks at what it predicts before and after, at the weight λ of stage 2,
+# and at what the teacher is sure of.
 
 # %%
 import os
@@ -79,89 +79,46 @@ print(f"teacher: {teacher.evaluate(*validation, verbose=0)[1]:.1%} on validation
 # ## Before and after stage 1
 #
 # The hint is the teacher's first layer, 32 maps; the guided layer is the student's
-# third, with 8. A regressor stands between them, and is thrown away at the end. We
-# keep both layers' maps of one image, and what the regressor makes of the guided ones.
+# third, with 8. A regressor stands between them, and is thrown away at the end. For two
+# images, the teacher's maps above what the regressor makes of the guided ones: nothing
+# has arrived there through the small first weights.
 
 # %%
 distiller = kf.Distiller(teacher, student, hints=("conv1", "conv3"), stage="hint")
-hint = keras.Model(teacher.inputs, teacher.get_layer("conv1").output)
-guided = keras.Model(student.inputs, student.get_layer("conv3").output)
-image = validation[0][:1]
-
-
-def maps():
-    inner = guided(image)
-    return np.array(inner[0]), np.array(distiller.regressors[0](inner)[0])
-
-
-guided_before, predicted_before = maps()
+kf.plots.hint_maps(distiller, validation[0], channels=6, images=2)
 
 # %% [markdown]
 # Stage `"hint"` trains the first three layers of the student and the regressor, and
 # nothing else. It needs no labels. (`kf.fit_stagewise` runs this stage and the next by
-# itself.)
+# itself.) The monitor logs after each epoch how much of the hint is predicted.
 
 # %%
+monitor = kf.StudentMonitor(validation[0])
 distiller.compile(keras.optimizers.RMSprop(3e-3))
-distiller.fit(train[0], batch_size=32, epochs=HINT_EPOCHS, verbose=0)
-guided_after, predicted_after = maps()
-
-
-# %%
-def show_maps(rows, which):
-    """One row of maps for each name, in one scale, beside the image."""
-    figure, axes = plt.subplots(
-        len(rows),
-        len(which) + 1,
-        figsize=(9, 1.3 * len(rows) + 0.3),
-        layout="constrained",
-        subplot_kw={"xticks": [], "yticks": []},
-    )
-    top = max(values[..., which].max() for values in rows.values())
-    for row, (name, values) in zip(axes, rows.items(), strict=True):
-        row[0].set_visible(False)
-        row[1].set_ylabel(name)
-        for axis, at in zip(row[1:], which, strict=True):
-            shown = axis.imshow(values[..., at], vmin=0, vmax=top)
-    axes[0][0].imshow(image[0, ..., 0], cmap="gray_r")
-    axes[0][0].set(visible=True, title="image")
-    for axis, at in zip(axes[0][1:], which, strict=True):
-        axis.set_title(f"map {at}")
-    figure.colorbar(shown, ax=axes, label="activation")
-    plt.show()
-
-
-wanted = np.array(hint(image)[0])
-liveliest = np.argsort(-wanted.var((0, 1)))[:6]
-show_maps(
-    {"hint": wanted, "before": predicted_before, "after": predicted_after}, liveliest
+stage_1 = distiller.fit(
+    train[0], batch_size=32, epochs=HINT_EPOCHS, callbacks=[monitor], verbose=0
 )
+kf.plots.hint_maps(distiller, validation[0], channels=6, images=2)
 
 # %% [markdown]
-# The top row is what the teacher computes, the others what the student predicts of it
-# before and after stage 1. The guided layer itself, in which nothing had arrived
-# through the small first weights:
-
-# %%
-show_maps({"before": guided_before, "after": guided_after}, range(8))
-
-# %% [markdown]
-# How much of the hint is predicted, over all validation images (1 is all of it, 0 is
-# no more than the mean of each map):
-
-# %%
-wanted = hint.predict(validation[0], verbose=0)
-found = distiller.regressors[0](guided.predict(validation[0], verbose=0))
-missed = np.mean((wanted - found) ** 2)
-print(f"R² of the hint: {1 - missed / np.mean(wanted.var((0, 1, 2))):.2f}")
+# R², over all validation images, is how much of the hint is predicted: 1 is all of it,
+# 0 is no more than the mean of each feature. The zeros from before stage 1 were worse
+# than that.
 
 # %% [markdown]
 # ## Stage 2: λ makes a curriculum
 #
 # The whole student now learns from labels and from the teacher's softened answers,
-# which count λ times. A large λ early stresses what the teacher is sure of: on those
-# images its answers and the labels pull together, while on the others they pull
-# apart. As λ falls, the labels have the last word.
+# which count λ times. How hard do they push beside the label, on a student that knows
+# nothing yet? A point is an image, at the teacher's confidence in it:
+
+# %%
+annealing = kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS)
+kf.plots.curriculum(distiller, *train, lambdas=[4.0, 2.5, 1.0])
+
+# %% [markdown]
+# The less sure the teacher is, the less it pushes. A large λ early stresses what it is
+# sure of; as λ falls, the labels have the last word, and those of the hard images most.
 
 # %%
 distiller.stage = "kd"
@@ -185,23 +142,28 @@ stage_2 = distiller.fit(
     batch_size=32,
     epochs=KD_EPOCHS,
     validation_data=validation,
-    callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS), Watch()],
+    callbacks=[annealing, monitor, Watch()],
     verbose=0,
-).history
+)
+kf.plots.stages(kf.StagewiseHistory(stage_1, stage_2))
+
+# %% [markdown]
+# The soft targets' share in the loss is large to the end, since their cross-entropy is
+# never without the teacher's own uncertainty. The student's accuracy on the images that
+# the teacher is more or less sure of:
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-epochs = range(1, KD_EPOCHS + 1)
-left.plot(epochs, stage_2["lambda"], color="black")
-left.set(xlabel="epoch of stage 2", ylabel="λ", ylim=(0, None))
+figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
 colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, 4))
 names = ["least sure", "less sure", "more sure", "surest"]
-for name, color, values in zip(names, colors, np.transpose(curves), strict=True):
-    right.plot(epochs, 100 * values, color=color, label=name)
-right.set(xlabel="epoch of stage 2", ylabel="student's accuracy, %")
-right.legend(title="Of the quarter of the images\nthat the teacher is", frameon=False)
-for axis in (left, right):
-    axis.xaxis.get_major_locator().set_params(integer=True)
+for name, color, marker, values in zip(
+    names, colors, "os^D", np.transpose(curves), strict=True
+):
+    options = {"color": color, "marker": marker, "markersize": 4, "label": name}
+    axis.plot(range(1, KD_EPOCHS + 1), 100 * values, markevery=3, **options)
+axis.set(xlabel="epoch of stage 2", ylabel="student's accuracy, %")
+axis.legend(title="Of the quarter of the images\nthat the teacher is", frameon=False)
+axis.xaxis.get_major_locator().set_params(integer=True)
 plt.show()
 
 # %% [markdown]

@@ -4,7 +4,10 @@ import importlib
 from typing import Any
 
 from keras_fitnets import datasets
+from keras_fitnets import export
 from keras_fitnets import models
+from keras_fitnets import plots
+from keras_fitnets import report
 from keras_fitnets.cache import cache_teacher
 from keras_fitnets.callbacks import CheckNumerics
 from keras_fitnets.callbacks import LambdaAnnealing
@@ -19,6 +22,7 @@ from keras_fitnets.losses import HintLoss
 from keras_fitnets.losses import SoftTargetCrossentropy
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.monitor import StudentMonitor
 from keras_fitnets.stagewise import StagewiseHistory
 from keras_fitnets.stagewise import fit_stagewise
 from keras_fitnets.strategy import strategy
@@ -36,15 +40,19 @@ __all__ = [
     "SoftTargetCrossentropy",
     "StagewiseHistory",
     "StudentCheckpoint",
+    "StudentMonitor",
     "Taught",
     "Teacher",
     "TemperatureAnnealing",
     "__version__",
     "cache_teacher",
     "datasets",
+    "export",
     "fit_stagewise",
     "hint_loss",
     "models",
+    "plots",
+    "report",
     "soft_target_crossentropy",
     "strategy",
 ]

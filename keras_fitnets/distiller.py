@@ -163,6 +163,11 @@ class Distiller(FitsOnWorkers, Settings):
         """What the teacher can be asked."""
         return self._objective.lessons
 
+    @property
+    def objective(self) -> Objective:
+        """From a batch to the student's outputs, and to the terms of its losses."""
+        return self._objective
+
     def taught(self, x: Any) -> Taught:
         """A batch of inputs with all that the teacher says of it, for later use."""
         with tf.init_scope():
