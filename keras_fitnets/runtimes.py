@@ -138,10 +138,15 @@ def need(module: str, package: str, what: str) -> Any:
 
 
 def named(x: Any, network: keras.Model | None) -> Any:
-    """Inputs by the names that they have in the network, and in a file of it."""
-    names = [] if network is None else [name for name, _, _ in _inputs(network)]
+    """Inputs by the names, and in the dtypes, that they have in the network."""
+    inputs = [] if network is None else _inputs(network)
     arrays = keras.tree.flatten(x)
-    return dict(zip(names, arrays, strict=True)) if len(names) == len(arrays) else x
+    if len(inputs) != len(arrays):
+        return x
+    return {
+        name: np.asarray(array, dtype)
+        for (name, _, dtype), array in zip(inputs, arrays, strict=True)
+    }
 
 
 def _keras(network: keras.Model) -> Running:

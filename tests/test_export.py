@@ -105,7 +105,7 @@ def test_a_quantised_file_is_smaller_and_near(
     x, _ = data
     path = tmp_path / f"student{suffix}"
     found = kf.export.export_student(
-        distiller, path, quantize=quantize, representative_data=x
+        distiller, path, quantize=quantize, representative_data=x.astype("float64")
     )
     expected = distiller.student.predict(x, verbose=0)
     difference = np.abs(outputs_of(path, x) - expected).max() / np.abs(expected).max()
