@@ -17,13 +17,13 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from study import multiplications
 
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import publish
 from benchmarks.step import BATCH
 from benchmarks.step import by_keras
+from keras_fitnets.report import multiplications
 from keras_fitnets.report.timing import medians
 
 WIDTHS = (8, 16, 32, 48, 64, 96)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
-from study import multiplications
 
 from benchmarks import run
 from keras_fitnets import models
+from keras_fitnets.report import multiplications
 from keras_fitnets.report.timing import medians
 
 # Layers, weights, multiplications and speed-up in the paper.

@@ -132,7 +132,7 @@ class Job:
                 "hint": history.hint.history,
                 "kd": history.kd.history,
                 "parameters": student.count_params(),
-                "multiplications": study.multiplications(student),
+                "multiplications": kf.report.multiplications(student),
                 "test_accuracy": study.accuracy(student, self.data["test"]),
             }
             path.write_text(json.dumps(found))
@@ -217,7 +217,7 @@ def main(arguments=None):
     rows = {
         "Teacher": {
             "parameters": job.teacher.count_params(),
-            "multiplications": study.multiplications(job.teacher),
+            "multiplications": kf.report.multiplications(job.teacher),
             "test_accuracy": study.accuracy(job.teacher, job.data["test"]),
         }
     }

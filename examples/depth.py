@@ -13,6 +13,7 @@ processes may do other --seeds in the same folder once the teacher is trained.
 """
 
 import argparse
+import bisect
 import functools
 
 import images
@@ -50,10 +51,15 @@ def build(plan, **options):
 @functools.cache
 def widest(layers, budget):
     """The plan of the widest network within the budget."""
+
+    def cost(width):
+        return kf.report.multiplications(build(plan_of(layers, width)))
+
     width = 1
-    while study.multiplications(build(plan_of(layers, width + 1))) <= budget:
-        width += 1
-    return plan_of(layers, width)
+    while cost(2 * width) <= budget:
+        width *= 2
+    more = bisect.bisect_right(range(width + 1, 2 * width), budget, key=cost)
+    return plan_of(layers, width + more)
 
 
 def hints_of(plan):

@@ -252,7 +252,7 @@ def main(arguments=None):
                 {
                     "name": {"teacher": "Teacher", **METHODS}[key],
                     "parameters": network.count_params(),
-                    "multiplications": study.multiplications(network),
+                    "multiplications": kf.report.multiplications(network),
                     "validation": [],
                     "test": [],
                 },

@@ -120,7 +120,7 @@ class Job:
         logs = self._trained(method, student, hints, seed, f"{title}, {method}")
         return {
             "parameters": student.count_params(),
-            "multiplications": study.multiplications(student),
+            "multiplications": kf.report.multiplications(student),
             "test_accuracy": study.accuracy(student, self.data["test"]),
             "val_accuracy": [100 * value for value in logs["val_accuracy"]],
             "loss": logs["loss"],

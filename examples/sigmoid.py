@@ -74,7 +74,7 @@ def main(arguments=None):
     job = Job(options, load(options), build_teacher, hint_layers=("conv3",))
     teacher = {
         "parameters": job.teacher.count_params(),
-        "multiplications": study.multiplications(job.teacher),
+        "multiplications": kf.report.multiplications(job.teacher),
         "test_accuracy": study.accuracy(job.teacher, job.data["test"]),
     }
     found = {

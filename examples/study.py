@@ -95,15 +95,6 @@ class Bar(keras.callbacks.Callback):
         self.bar.update(epoch + 1, shown)
 
 
-def multiplications(network):
-    """Of one forward pass: each kernel weight as often as it is applied."""
-    kernels = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    return sum(
-        int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
-        for layer in kernels
-    )
-
-
 def accuracy(network, data):
     """In percent; a network of one logit tells two classes apart."""
     images, labels = data

@@ -1,26 +1,10 @@
 """What benchmarks say is what was measured."""
 
 import json
-import time
 
 import pytest
 
 import benchmarks
-
-
-def test_medians_are_of_steps_that_take_turns(monkeypatch):
-    now, calls = [0.0], []
-    durations = {"a": iter([9, 9, 1, 2, 6]), "b": iter([9, 9, 5, 3, 4])}
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    def step(name):
-        calls.append(name)
-        now[0] += next(durations[name])
-
-    steps = {name: lambda name=name: step(name) for name in durations}
-    assert benchmarks.medians(steps, repeats=3, warm_up=2) == {"a": 2, "b": 4}
-    turns = [tuple(calls[i : i + 2]) for i in range(0, 10, 2)]
-    assert set(turns) == {("a", "b"), ("b", "a")}
 
 
 def test_a_result_is_published_with_its_command_and_versions(tmp_path, capsys):
@@ -43,9 +27,8 @@ def test_the_picture_of_growth_is_drawn(tmp_path):
 
 @pytest.mark.parametrize("width", [8, 96])
 def test_the_measured_networks_are_the_papers(width):
-    from study import multiplications
-
     from benchmarks import networks
+    from keras_fitnets.report import multiplications
 
     student, teacher = networks.fitnet1(), networks.maxout_teacher(width)
     kernels = sum(w.shape.num_elements() for w in student.weights if len(w.shape) > 1)
