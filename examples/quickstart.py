@@ -22,7 +22,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import matplotlib.pyplot as plt
 
 import keras_fitnets as kf
 
@@ -76,18 +75,7 @@ history = kf.fit_stagewise(
 )
 
 # %%
-hint, kd = history.hint.history, history.kd.history
-first, second = range(1, HINT_EPOCHS + 1), range(1, KD_EPOCHS + 1)
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-left.plot(first, hint["hint_loss"], label="training")
-left.plot(first, hint["val_hint_loss"], "--", label="validation")
-left.set(title="Stage 1", xlabel="epoch", ylabel="hint loss", ylim=(0, None))
-right.plot(second, [100 * value for value in kd["accuracy"]], label="training")
-right.plot(second, [100 * v for v in kd["val_accuracy"]], "--", label="validation")
-right.set(title="Stage 2", xlabel="epoch", ylabel="accuracy, %", ylim=(0, 102))
-for axis in (left, right):
-    axis.legend(frameon=False)
-plt.show()
+kf.plots.stages(history)
 
 # %% [markdown]
 # ## What came out
@@ -96,7 +84,5 @@ plt.show()
 
 # %%
 distiller.student.save("student.keras")
-for model in (teacher, keras.saving.load_model("student.keras")):
-    model.compile(loss=loss, metrics=["accuracy"])
-    accuracy = model.evaluate(*test, verbose=0)[1]
-    print(f"{model.name}: {model.count_params():,} parameters, {accuracy:.1%}")
+student = keras.saving.load_model("student.keras")
+print(kf.report.compare({"teacher": teacher, "student": student}, test, verbose=0))

@@ -43,7 +43,7 @@ _COLUMNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """What `compare` has found, a row for each model.
 
@@ -77,7 +77,7 @@ class Report:
     batch_size: int
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         header, *body = table = self._table()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
