@@ -30,3 +30,10 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seed():
     keras.utils.set_random_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    # First those that take long, in processes of their own: started last, one of them
+    # would keep a worker busy while the other has nothing left.
+    long = ("test_multi_worker", "test_tuning", "test_reliability", "test_examples")
+    items.sort(key=lambda item: not item.path.stem.startswith(long))
