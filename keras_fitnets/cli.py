@@ -168,10 +168,15 @@ def _data(
             f"--data must be a .npz file with an array `x`, and `y`; received '{data}'."
             " numpy.savez writes one."
         )
-    with np.load(data) as file:
-        if "x" not in file:
-            raise ValueError(
-                f"'{data}' has no array `x` but {sorted(file)}. Name the inputs `x` "
-                "and the labels `y`: `numpy.savez(path, x=x, y=y)`."
-            )
-        return (file["x"], file["y"]) if "y" in file else file["x"]
+    try:
+        with Path(data).open("rb") as stream, np.load(stream) as file:
+            arrays = dict(file)
+    # A damaged file may be told of by an error of any class.
+    except Exception as error:
+        raise ValueError(f"'{data}' cannot be read: {error}") from error
+    if "x" not in arrays:
+        raise ValueError(
+            f"'{data}' has no array `x` but {sorted(arrays)}. Name the inputs `x` and "
+            "the labels `y`: `numpy.savez(path, x=x, y=y)`."
+        )
+    return (arrays["x"], arrays["y"]) if "y" in arrays else arrays["x"]

@@ -1,10 +1,12 @@
 """Networks and exported files alike, as functions from arrays to arrays."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class Running(NamedTuple):
     """
 
     run: Callable[[Any], list[np.ndarray]]
-    inputs: list[tuple[str, tuple[int | None, ...], str]]
+    inputs: list[samples.Input]
     network: keras.Model | None
     bytes: int
 
@@ -84,7 +86,8 @@ def running(model: Any) -> Running:
             a `.keras`, `.tflite` or `.onnx` file, or of a SavedModel's directory.
 
     Raises:
-        TypeError, ValueError: if it is none of these, or has no weights yet.
+        TypeError, ValueError: if it is none of these, has no weights yet, or cannot be
+            read.
         FileNotFoundError: if there is no such file.
         ImportError: if its runtime is not installed.
     """
@@ -106,14 +109,14 @@ def running(model: Any) -> Running:
         ".tflite": _litert,
         ".onnx": _onnx,
     }
-    if path.is_dir():
-        return _saved_model(path)
-    if path.suffix not in readers:
+    if path.suffix not in readers and not path.is_dir():
         raise ValueError(
             f"'{path}' ends in none of {', '.join(readers)} and is no directory of a "
             "SavedModel, so it is not known how to run it."
         )
-    return readers[path.suffix](path)
+    read = _saved_model if path.is_dir() else readers[path.suffix]
+    with told(f"'{path}' cannot be read"):
+        return read(path)
 
 
 def loaded(path: Path) -> keras.Model:
@@ -124,6 +127,33 @@ def loaded(path: Path) -> keras.Model:
 def student_of(model: keras.Model) -> keras.Model:
     """The student of a Distiller; any other network as it is."""
     return model.student if isinstance(model, Distiller) else model
+
+
+def check_built(network: keras.Model) -> keras.Model:
+    """The network, if it has weights."""
+    if not network.built:
+        raise ValueError(
+            f"Network '{network.name}' has no weights yet, since its input shape is "
+            "unknown. Start it with keras.Input(...), or call it on a batch."
+        )
+    return network
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Errors of other libraries, which may be of any class, as a sentence."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}: {brief(error)}") from error
+
+
+def brief(error: Exception) -> str:
+    """What an error says; of a long text beginning and end."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 1000 else f"{text[:500]} […] {text[-500:]}"
 
 
 def need(module: str, package: str, what: str) -> Any:
@@ -137,51 +167,42 @@ def need(module: str, package: str, what: str) -> Any:
         ) from error
 
 
-def named(x: Any, network: keras.Model | None) -> Any:
-    """Inputs by the names, and in the dtypes, that they have in the network."""
-    inputs = [] if network is None else _inputs(network)
-    arrays = keras.tree.flatten(x)
-    if len(inputs) != len(arrays):
-        return x
-    return {
-        name: np.asarray(array, dtype)
-        for (name, _, dtype), array in zip(inputs, arrays, strict=True)
-    }
-
-
 def _keras(network: keras.Model) -> Running:
-    if not network.built:
-        raise ValueError(
-            f"Network '{network.name}' has no weights yet, since its input shape is "
-            "unknown. Start it with keras.Input(...), or call it on a batch."
-        )
-
+    check_built(network)
+    inputs = samples.inputs_of(network)
     traced: dict[Any, Callable[..., list[Any]]] = {}
 
     def run(x: Any) -> list[np.ndarray]:
         tensors = [tf.convert_to_tensor(array) for array in keras.tree.flatten(x)]
+        # Keras would take the first and leave out the others.
+        if inputs and len(inputs) != len(tensors):
+            raise ValueError(
+                f"Network '{network.name}' takes {len(inputs)} input(s); received "
+                f"{len(tensors)} array(s). Data are `x` or the tuple `(x, y)`, where "
+                "`x` may be a list or a dictionary of inputs."
+            )
         specs = tuple(tf.TensorSpec.from_tensor(tensor) for tensor in tensors)
         if specs not in traced:
             # Of each batch size one that knows it, as the runtimes of files do.
             step = tf.function(structure.flat_pass(network, x), autograph=False)
             traced[specs] = step.get_concrete_function(*specs)
-        return [output.numpy() for output in traced[specs](*tensors)]
+        try:
+            return [output.numpy() for output in traced[specs](*tensors)]
+        except tf.errors.OpError as error:
+            message = f"Network '{network.name}' fails when it is run: {brief(error)}"
+            raise ValueError(message) from error
 
     size = sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in network.weights)
-    return Running(run, _inputs(network), network, size)
-
-
-def _inputs(network: keras.Model) -> list[tuple[str, tuple[int | None, ...], str]]:
-    tensors = keras.tree.flatten(structure.inputs_of(network))
-    return [
-        (t.name, tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
-        for t in tensors
-        if t is not None
-    ]
+    return Running(run, inputs, network, size)
 
 
 def _saved_model(path: Path) -> Running:
     loaded = tf.saved_model.load(str(path))
+    if "serving_default" not in loaded.signatures:
+        raise ValueError(
+            "it has no signature 'serving_default', which names its inputs and "
+            "outputs. `keras.Model.export` writes one."
+        )
     signature = loaded.signatures["serving_default"]
     specs = signature.structured_input_signature[1]
     inputs = [
@@ -229,8 +250,8 @@ def _litert(path: Path) -> Running:
     interpreter = runtime.Interpreter(str(path), num_threads=_threads())
     if not interpreter.get_signature_list():
         raise ValueError(
-            f"'{path}' has no signature that names its inputs and outputs. Convert it "
-            "anew: keras_fitnets.export.export_student, or tf.lite.TFLiteConverter."
+            "it has no signature that names its inputs and outputs. Convert it anew: "
+            "keras_fitnets.export.export_student, or tf.lite.TFLiteConverter."
         )
     signature = interpreter.get_signature_runner()
     # Kept, since the interpreter is asked each time.
@@ -281,7 +302,7 @@ def _as_keras_orders(names: Sequence[str]) -> list[str]:
 
 def _by_name(
     call: Callable[[dict[str, np.ndarray]], dict[str, Any]],
-    inputs: list[tuple[str, tuple[int | None, ...], str]],
+    inputs: list[samples.Input],
     path: Path,
     ordered: Callable[[Sequence[str]], list[str]] = _as_keras_orders,
 ) -> Callable[[Any], list[np.ndarray]]:
@@ -294,20 +315,24 @@ def _by_name(
         arrays = keras.tree.flatten(x)
         if len(names) == len(arrays) == 1:
             x = {names[0]: arrays[0]}
-        if not isinstance(x, dict) or x.keys() != set(names):
-            received = list(x) if isinstance(x, dict) else f"{len(arrays)} arrays"
-            raise ValueError(
-                f"'{path}' takes the inputs {names}; received {received}. Pass a "
-                "dictionary with an array for each."
-            )
+        samples.check(f"'{path}'", inputs, x)
         given = {k: np.ascontiguousarray(x[k], dtype) for k, _, dtype in inputs}
         count = samples.count(given)
         size = fixed or count
-        parts = [
-            call(samples.taken(given, slice(at, at + size)))
-            for at in range(0, count, size)
-        ]
+        spare = -count % size
+        if spare:
+            given = samples.taken(given, np.arange(count + spare) % count)
+        try:
+            parts = [
+                call(samples.taken(given, slice(at, at + size)))
+                for at in range(0, count, size)
+            ]
+        except Exception as error:
+            message = f"'{path}' fails when it is run: {brief(error)}"
+            raise ValueError(message) from error
         order = ordered(list(parts[0]))
-        return [np.concatenate([part[name] for part in parts]) for name in order]
+        return [
+            np.concatenate([part[name] for part in parts])[:count] for name in order
+        ]
 
     return run

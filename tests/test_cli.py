@@ -1,14 +1,14 @@
 """`python -m keras_fitnets`, as a shell sees it."""
 
+import contextlib
+import io
 import subprocess
 import sys
-import traceback
 
 import keras
 import numpy as np
 import pytest
 import tiny
-from click.testing import CliRunner
 
 import keras_fitnets as kf
 from keras_fitnets.cli import main
@@ -26,16 +26,21 @@ def folder(tmp_path, monkeypatch):
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(main, arguments)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        traceback.print_exception(result.exception)
-    assert result.exit_code == code, result.output
-    return result
+    """What is written to the standard output and to the standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        main(arguments)
+    assert end.value.code == code, err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def test_report_and_export_are_those_of_the_library(folder):
     models = ("teacher.keras", "student.keras")
-    shown = call("report", *models, "--data", "data.npz", "--repeats", "0").stdout
+    shown = call("report", *models, "--data", "data.npz", "--repeats", "0")[0]
     with np.load("data.npz") as data:
         pair = data["x"], data["y"]
     expected = kf.report.compare(
@@ -43,16 +48,16 @@ def test_report_and_export_are_those_of_the_library(folder):
     )
     assert shown == f"{expected}\n"
     arguments = ("--data", "data.npz", "--repeats", "0", "--format", "markdown")
-    shown = call("report", *models, *arguments, "--plot", "a.png").stdout
+    shown = call("report", *models, *arguments, "--plot", "a.png")[0]
     assert shown == f"{expected.to_markdown()}\n"
     assert (folder / "a.png").stat().st_size > 5_000
 
     arguments = ("--quantize", "int8", "--data", "data.npz")
-    told = call("export", "student.keras", "student.tflite", *arguments).stdout
+    told = call("export", "student.keras", "student.tflite", *arguments)[0]
     size = (folder / "student.tflite").stat().st_size
     assert told.startswith(f"student.tflite: {size:,} bytes; off by at most 0.0")
     assert "; chosen alike " in told and "; accuracy " in told
-    shown = call("report", *models, "student.tflite", "--repeats", "0").stdout
+    shown = call("report", *models, "student.tflite", "--repeats", "0")[0]
     assert shown.splitlines()[3].split()[:3] == ["student.tflite", "–", "–"]
 
 
@@ -60,7 +65,7 @@ def test_a_data_set_is_named(folder):
     network = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     keras.Sequential(network).save("digits.keras")
     options = ("--dataset", "digits", "--repeats", "0", "--format", "html")
-    shown = call("report", "digits.keras", *options).stdout
+    shown = call("report", "digits.keras", *options)[0]
     x, y = next(iter(kf.datasets.load("digits", "test", 1000)))
     model = keras.saving.load_model("digits.keras")
     accuracy = np.mean(model.predict(x, verbose=0).argmax(-1) == y.numpy())
@@ -77,6 +82,11 @@ def test_a_data_set_is_named(folder):
         (["report", "student.keras", "--data", "a.csv"], 1, "must be a .npz file"),
         (["report", "student.keras", "--data", "no.npz"], 1, "No such file"),
         (["report", "student.keras", "--data", "y.npz"], 1, "no array `x` but ['y']"),
+        (["report", "student.keras", "--data", "cut.npz"], 1, "'cut.npz' cannot be re"),
+        (["report", "cut.keras"], 1, "Error: 'cut.keras' cannot be read: "),
+        (["report", "cut.onnx"], 1, "Error: 'cut.onnx' cannot be read: "),
+        (["report", "cut.tflite"], 1, "Error: 'cut.tflite' cannot be read: "),
+        (["report", "cut"], 1, "Error: 'cut' cannot be read: "),
         (["report", "student.keras", "--repeats", "-1"], 1, "`repeats` must be a"),
         (
             ["report", "student.keras", "--data", "data.npz", "--dataset", "digits"],
@@ -85,6 +95,8 @@ def test_a_data_set_is_named(folder):
         ),
         (["export", "student.keras"], 2, "Missing argument 'PATH'"),
         (["export", "a.keras", "b.onnx"], 1, "'a.keras' is no `.keras` file that"),
+        (["export", "cut.keras", "b.onnx"], 1, "Error: 'cut.keras' cannot be read: "),
+        (["export", "student.keras", "data.npz/a"], 1, "written into 'data.npz'"),
         (["export", "student.keras", "a", "--quantize", "int4"], 2, "is not one of"),
         (
             ["export", "student.keras", "a.tflite", "--quantize", "int8"],
@@ -95,9 +107,18 @@ def test_a_data_set_is_named(folder):
 )
 def test_errors_are_sentences_with_exit_codes(folder, arguments, code, told):
     np.savez("y.npz", y=np.ones(3))
-    result = call(*arguments, code=code)
-    assert told in result.stderr
-    assert "Traceback" not in result.stderr and not result.stdout
+    (folder / "cut").mkdir()
+    for name in (
+        "cut.npz",
+        "cut.keras",
+        "cut.onnx",
+        "cut.tflite",
+        "cut/saved_model.pb",
+    ):
+        (folder / name).write_bytes((folder / "student.keras").read_bytes()[:500])
+    out, err = call(*arguments, code=code)
+    assert told in err
+    assert "Traceback" not in err and not out
 
 
 def test_python_runs_it_as_a_module(folder):

@@ -13,6 +13,7 @@ from keras import layers
 
 import keras_fitnets as kf
 from keras_fitnets.export import exporting
+from keras_fitnets.runtimes import running
 
 SHAPE, CLASSES, WIDE = (8, 8, 2), 3, 97
 FORMATS = [".tflite", ".onnx", ""]
@@ -99,7 +100,7 @@ def test_a_file_gives_what_the_student_gives(distiller, data, suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix, quantize", QUANTIZED)
-def test_a_quantised_file_is_smaller_and_near(
+def test_a_quantised_file_holds_smaller_numbers_and_is_near(
     distiller, data, suffix, quantize, tmp_path
 ):
     x, _ = data
@@ -112,7 +113,7 @@ def test_a_quantised_file_is_smaller_and_near(
     nearest = {"float16": 1e-6, "dynamic": 1e-4, "int8": 1e-3}[quantize]
     assert nearest < difference < exporting.TOLERANCES[quantize]
     assert found.largest_difference == pytest.approx(difference, rel=0.2)
-    assert (found.quantize, found.agreement > 0.8) == (quantize, True)
+    assert found.quantize == quantize and found.agreement > 0.8
     if suffix == ".tflite":
         interpreter = Interpreter(str(path))
         kinds = {
@@ -279,6 +280,123 @@ def test_subclassed_networks_and_several_inputs_and_outputs(suffix, tmp_path):
     assert report.rows[1]["throughput"] > 0
 
 
+class TwoInputs(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        one, other = inputs.values() if isinstance(inputs, dict) else inputs
+        return self.dense(one - 2 * other)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_inputs_come_by_name_in_any_order(suffix, tmp_path):
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 9, 4)).astype("float32")
+    last, first = keras.Input((4,), name="z"), keras.Input((4,), name="a")
+    network = keras.Model([last, first], layers.Dense(3)(last - 2 * first))
+    expected = network.predict([one, other], verbose=0)
+    data = {"z": one, "a": other}
+    found = kf.export.export_student(network, tmp_path / f"two{suffix}", data=data)
+    assert found.largest_difference < 1e-5
+    [given] = running(found).run(data)
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    report = kf.report.compare({"a": network, "b": found}, data, repeats=0, verbose=0)
+    assert report.rows[1]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize("name, quantize", [("a.onnx", None), ("a.tflite", "int8")])
+def test_a_subclassed_network_of_several_inputs(as_list, name, quantize, tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
+    given = list(x) if as_list else {"a": x[0], "b": x[1]}
+    network = TwoInputs()
+    network(given)
+    with pytest.raises(ValueError, match="does not show what inputs it takes. Pass"):
+        kf.export.export_student(network, tmp_path / name)
+    found = kf.export.export_student(
+        network,
+        tmp_path / name,
+        quantize=quantize,
+        representative_data=(given,) if quantize else None,
+        data=(given,),
+    )
+    kernel, bias = network.get_weights()
+    expected = (x[0] - 2.0 * x[1]) @ kernel + bias
+    names = [entry for entry, _, _ in running(found).inputs]
+    assert names == (["input_0", "input_1"] if as_list else ["a", "b"])
+    [outputs] = running(found).run(dict(zip(names, x, strict=True)))
+    most = 1e-5 if quantize is None else 0.1 * np.abs(expected).max()
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=most)
+
+
+def test_units_of_their_own_are_judged_as_such(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype("float32"), rng.integers(2, size=(40, 3))
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(3, "sigmoid")])
+    kernel, bias = network.get_weights()
+    right = np.mean((x.astype("float64") @ kernel + bias > 0) == y)
+    found = kf.export.export_student(network, tmp_path / "a.onnx", data=(x, y))
+    assert (found.accuracy, found.agreement) == (right, 1.0)
+    models = {"network": network, "file": found}
+    rows = kf.report.compare(models, (x, y), repeats=0, verbose=0).rows
+    assert [row["accuracy"] for row in rows] == [right, right]
+
+
+@pytest.mark.parametrize(
+    "suffix, policy",
+    [(".onnx", "float32"), (".onnx", "mixed_float16"), ("", "mixed_float16")],
+)
+def test_what_normalisation_has_seen_is_in_the_file(suffix, policy, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(7.0, 3.0, size=(50, 4)).astype("float32")
+    normal = layers.Normalization(dtype=policy)
+    normal.adapt(x)
+    network = keras.Sequential([keras.Input((4,)), normal, layers.Dense(3)])
+    path = tmp_path / f"student{suffix}"
+    kf.export.export_student(network, path, data=x)
+    kernel, bias = (w.astype("float64") for w in network.layers[-1].get_weights())
+    expected = (x - x.mean(0, "float64")) / x.std(0, dtype="float64") @ kernel + bias
+    np.testing.assert_allclose(outputs_of(path, x), expected, atol=1e-5)
+    assert isinstance(normal.mean, tf.Tensor)
+
+
+def test_a_recurrent_student_ships_unrolled_and_in_float32_within(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+
+    def network(policy):
+        inner = layers.LSTM(3, dtype=policy)
+        both = layers.Bidirectional(inner, dtype=policy)
+        return keras.Sequential([keras.Input((5, 4)), both, layers.Dense(2)])
+
+    student, exact = network("mixed_float16"), network("float32")
+    exact.set_weights(student.get_weights())
+    path = tmp_path / "student.tflite"
+    kf.export.export_student(student, path, data=x)
+    expected = exact.predict(x, verbose=0)
+    np.testing.assert_allclose(outputs_of(path, x), expected, atol=1e-6)
+    assert not student.layers[0].forward_layer.unroll
+
+
+def test_what_goes_before_and_behind_is_float32_whatever_the_policy(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    student = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        front = keras.Sequential([layers.Rescaling(1 / 3)])
+        path = tmp_path / "student.onnx"
+        kf.export.export_student(
+            student, path, preprocessing=front, activation="softmax", data=x
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel, bias = student.get_weights()
+    powers = np.exp(x.astype("float64") / 3 @ kernel + bias)
+    given = outputs_of(path, x)
+    np.testing.assert_allclose(given, powers / powers.sum(-1, keepdims=True), atol=1e-6)
+
+
 def test_a_file_too_far_from_the_network_is_not_written(distiller, data, tmp_path):
     x, _ = data
     path = tmp_path / "student.tflite"
@@ -307,14 +425,36 @@ def test_what_is_there_is_replaced_if_it_is_of_the_same_kind(distiller, tmp_path
     (tmp_path / "mine" / "thesis.txt").write_text("three years")
     with pytest.raises(ValueError, match="holds something else than a SavedModel"):
         kf.export.export_student(distiller, tmp_path / "mine")
-    with pytest.raises(ValueError, match="is there already, and is no file"):
-        (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ValueError, match="is there already: a directory, and no file"):
         kf.export.export_student(distiller, tmp_path / "folder.onnx")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is there already: a file, and no SavedModel"):
+        kf.export.export_student(distiller, tmp_path / "file")
+    with pytest.raises(OSError, match="Nothing can be written into '.*file'"):
+        kf.export.export_student(distiller, tmp_path / "file" / "a.onnx")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "three years"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "student/.."])
+def test_the_folder_one_is_in_is_not_replaced(name, distiller, tmp_path, monkeypatch):
+    (tmp_path / "student").mkdir()
+    for folder in (tmp_path, tmp_path / "student"):
+        (folder / "saved_model.pb").write_text("what was there before")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is a folder that others are in"):
+        kf.export.export_student(distiller, name)
+    assert (tmp_path / "saved_model.pb").read_text() == "what was there before"
 
 
 def softmax_network():
     return keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
+
+
+def broken_network():
+    network = softmax_network()
+    network.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
+    return network
 
 
 @pytest.mark.parametrize(
@@ -331,6 +471,25 @@ def softmax_network():
         (None, "a.onnx", {"activation": "softmax"}, ValueError, "ends in softmax alre"),
         (None, "a.onnx", {"preprocessing": len}, TypeError, "must be a Keras layer or"),
         (None, "a.onnx", {"data": np.ones((0, 4))}, ValueError, "at least one; receiv"),
+        (None, "a.onnx", {"data": np.ones((2, 5))}, ValueError, r"(4,).*received .5,"),
+        (None, "a", {"data": [np.ones((2, 4))] * 2}, ValueError, "received 2 array.s"),
+        (None, 3, {}, TypeError, "`path` must be the path of a file; received 3"),
+        (None, "a.keras", {}, ValueError, "'a.keras' has an ending of Keras' own"),
+        (broken_network(), "a", {}, ValueError, "The network itself gives NaN or inf"),
+        (
+            keras.Sequential([keras.Input((4,)), layers.Dense(2, "gelu")]),
+            "a.onnx",
+            {},
+            ValueError,
+            "Network 'sequential.*' cannot be exported to 'a.onnx': .* Erfc",
+        ),
+        (
+            softmax_network(),
+            "a.tflite",
+            {"quantize": "int8", "representative_data": np.ones((2, 5))},
+            ValueError,
+            "takes samples of the shape .4,. as its input .*; received .5,",
+        ),
         (
             keras.Sequential([layers.Dense(2)]),
             "a.onnx",

@@ -110,7 +110,7 @@ MAY_IMPORT = {
         "ledger",
     },
     "drawing": {"matplotlib"},
-    "samples": {"keras", "tensorflow"},
+    "samples": {"keras", "tensorflow", "structure"},
     "runtimes": {
         "keras",
         "tensorflow",

@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 import tiny
@@ -12,6 +13,7 @@ from keras import layers
 import keras_fitnets as kf
 from keras_fitnets.report import quality
 from keras_fitnets.report import timing
+from keras_fitnets.runtimes import running
 
 
 def sequential(shape, *inner):
@@ -111,6 +113,13 @@ def looping():
     return sequential((4,), layers.Lambda(loop, output_shape=(4,)))
 
 
+def test_only_networks_with_weights_are_counted():
+    with pytest.raises(TypeError, match="must be a keras.Model; received 'a.keras'"):
+        kf.report.multiplications("a.keras")
+    with pytest.raises(ValueError, match="has no weights yet"):
+        kf.report.multiplications(keras.Sequential([layers.Dense(2)]), np.ones((1, 3)))
+
+
 def test_what_a_loop_hides_is_not_left_out_in_silence():
     with pytest.raises(ValueError, match="cannot be counted: its pass holds .*While"):
         kf.report.multiplications(looping())
@@ -152,7 +161,7 @@ def test_softmax_outputs_are_judged_as_by_hand(from_logits):
     np.testing.assert_array_equal(judged.choices, p.argmax(-1))
     np.testing.assert_allclose(judged.confidence, p.max(-1), rtol=1e-12)
     for given in (labels, labels[:, None], np.eye(4)[labels]):
-        correct = judged.choices == quality.as_choices(given, judged.choices, 4)
+        correct = judged.choices == quality.as_choices(given, judged)
         assert correct.mean() == np.mean(p.argmax(-1) == labels)
     expected = naive_calibration_error(p.max(-1), p.argmax(-1) == labels)
     assert abs(quality.calibration_error(judged.confidence, correct) - expected) < 1e-12
@@ -169,10 +178,42 @@ def test_sigmoid_outputs_are_judged_as_by_hand(from_logits, units):
     np.testing.assert_array_equal(judged.choices, p > 0.5)
     expected = np.where(p > 0.5, p, 1 - p)
     np.testing.assert_allclose(judged.confidence, expected, rtol=1e-12)
-    correct = judged.choices == quality.as_choices(labels, judged.choices, units)
+    correct = judged.choices == quality.as_choices(labels, judged)
     assert correct.mean() == np.mean((p > 0.5) == labels)
     error = naive_calibration_error(expected.ravel(), correct.ravel())
     assert abs(quality.calibration_error(judged.confidence, correct) - error) < 1e-12
+
+
+def test_probabilities_in_256_steps_are_told_from_logits():
+    logits = np.random.default_rng(0).normal(size=(50, 200))
+    steps = np.round(256 * softmax(logits)) / 256
+    # So far off that fewer units would take them for logits.
+    assert np.abs(steps.sum(-1) - 1).max() > 0.05
+    assert quality.look_like_probabilities(steps, "softmax")
+    assert not quality.look_like_probabilities(steps[:, :10], "softmax")
+
+
+class OneNumber(keras.Model):
+    """A network whose output has no axis of units."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs):
+        return keras.ops.squeeze(self.dense(inputs), -1)
+
+
+def test_an_output_without_units_is_one_unit():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype("float32"), rng.integers(2, size=40)
+    network = OneNumber()
+    network(x)
+    kernel, bias = network.get_weights()
+    logits = x.astype("float64") @ kernel[:, 0] + bias
+    [row] = kf.report.compare({"a": network}, (x, y), repeats=0, verbose=0).rows
+    assert row["accuracy"] == np.mean((logits > 0) == y)
+    assert 0 < row["accuracy"] < 1
 
 
 def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
@@ -188,6 +229,10 @@ def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
         (np.zeros((4, 2)), "Labels of shape .4, 2. do not fit"),
         (np.array([0, 1, 2, 3]), "between 0 and 2, for outputs of 3 unit.*0 to 3"),
         (np.array([-1, 1, 2, 0]), "received -1 to 2"),
+        (np.array([0, 1, 2, np.nan]), "received nan to nan"),
+        (np.array([0, 1, 2, 0.5]), "Classes must be whole numbers"),
+        (np.array(["a", "b", "a", "b"]), "Labels must be numbers.*dtype <U1"),
+        ([np.zeros(4), np.zeros((4, 2))], "Labels must be one array: "),
     ],
 )
 def test_labels_that_do_not_fit_are_told(labels, told):
@@ -264,6 +309,21 @@ def test_several_inputs_and_integers_are_compared():
     assert alone.rows[0]["latency"] > 0 and "accuracy" not in alone.rows[0]
 
 
+def first_label(x, y):
+    return x, y[0]
+
+
+def broken():
+    network = tiny.network()
+    network.set_weights([np.full(w.shape, np.nan) for w in network.get_weights()])
+    return network
+
+
+def embedding():
+    inner = [layers.Embedding(9, 2), layers.Flatten(), layers.Dense(3)]
+    return keras.Sequential([keras.Input((4,), dtype="int32"), *inner])
+
+
 @pytest.mark.parametrize(
     "models, options, error, told",
     [
@@ -273,6 +333,14 @@ def test_several_inputs_and_integers_are_compared():
         ({"a": "b.tflite"}, {}, FileNotFoundError, "There is no 'b.tflite', looked"),
         ({"a": __file__}, {}, ValueError, "ends in none of .keras, .tflite, .onnx"),
         ({"a": keras.Sequential([layers.Dense(2)])}, {}, ValueError, "no weights yet"),
+        ({1: tiny.network()}, {}, TypeError, "must be a dictionary from names to mod"),
+        (
+            {"a": tiny.network()},
+            {"activation": "relu"},
+            ValueError,
+            "`activation` must",
+        ),
+        ({"a": Subclassed()}, {}, ValueError, "has no weights yet"),
         ({"a": tiny.network()}, {"repeats": -1}, ValueError, "`repeats` must be a"),
         ({"a": tiny.network()}, {"batch_size": 0}, ValueError, "`batch_size` must"),
         (
@@ -285,7 +353,43 @@ def test_several_inputs_and_integers_are_compared():
             {"a": tiny.network(), "b": tiny.network(classes=1)},
             {"data": tiny.data()[0]},
             ValueError,
-            "Model 'b' makes choices of the shape .8, 1., the first model of .8,.",
+            "'b' makes 8 choices by sigmoid of 1 unit.*, the first model 8 .* softmax",
+        ),
+        (
+            {"a": tiny.network(classes=4), "b": tiny.network(classes=3)},
+            {"data": tiny.data()[0]},
+            ValueError,
+            "'b' makes 8 choices by softmax of 3 .* first model .* softmax of 4 unit",
+        ),
+        (
+            {"a": broken()},
+            {"data": tiny.data()},
+            ValueError,
+            "Model 'a' gives NaN or infinity for 8 of 8 samples",
+        ),
+        (
+            {"a": embedding()},
+            {"data": np.full((2, 4), 9)},
+            ValueError,
+            "Network 'sequential.*' fails when it is run: .* not in .0, 9",
+        ),
+        (
+            {"a": tiny.network()},
+            {"data": [*tiny.data()]},
+            ValueError,
+            "takes 1 input.s.; received 2 array.s.. Data are `x` or the tuple",
+        ),
+        (
+            {"a": tiny.network()},
+            {"data": (*tiny.data(), np.ones(8))},
+            ValueError,
+            "received a tuple of 3. Leave sample weights out",
+        ),
+        (
+            {"a": tiny.network()},
+            {"data": tf.data.Dataset.from_tensor_slices(tiny.data()).map(first_label)},
+            ValueError,
+            "must hold batches.*received single samples",
         ),
         (
             {"a": keras.Model((i := keras.Input((6,))), [i, layers.Dense(2)(i)])},
@@ -310,6 +414,26 @@ def test_several_inputs_and_integers_are_compared():
 def test_what_cannot_be_compared_is_told(models, options, error, told):
     with pytest.raises(error, match=told):
         kf.report.compare(models, **{"repeats": 0, "verbose": 0, **options})
+
+
+def test_a_network_that_shows_no_inputs_needs_data_to_be_timed():
+    network = Subclassed()
+    network({"a": np.ones((5, 4)), "b": np.ones((5, 4))})
+    with pytest.raises(ValueError, match="does not show what inputs it takes. Pass"):
+        kf.report.compare({"a": network}, repeats=1, verbose=0)
+
+
+def test_a_file_of_one_batch_size_runs_any_number_of_samples(tmp_path):
+    kind, helper = onnx.TensorProto.FLOAT, onnx.helper
+    ends = [helper.make_tensor_value_info(name, kind, [4, 2]) for name in ("x", "y")]
+    node = helper.make_node("Neg", ["x"], ["y"])
+    graph = helper.make_graph([node], "fixed", ends[:1], ends[1:])
+    opset = helper.make_opsetid("", 15)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    x = np.arange(20, dtype="float32").reshape(10, 2)
+    [found] = running(tmp_path / "a.onnx").predict(x, 7)
+    np.testing.assert_array_equal(found, -x)
 
 
 def test_times_are_medians_of_runs_that_take_turns(monkeypatch):
@@ -399,6 +523,7 @@ def test_a_picture_has_each_model_at_its_place(tmp_path):
         {"model": "s", "parameters": 100, "multiplications": 1000, "accuracy": 0.8},
         {"model": "q", "parameters": 100, "multiplications": 1000, "accuracy": 0.8},
         {"model": "no", "parameters": None, "multiplications": 1, "accuracy": 0.5},
+        {"model": "none", "parameters": 0, "multiplications": 0, "accuracy": 0.5},
     ]
     figure = kf.report.Report(rows, 1).plot(tmp_path / "a.png")
     [axis] = figure.axes
@@ -409,4 +534,4 @@ def test_a_picture_has_each_model_at_its_place(tmp_path):
     assert labels == {"t: 400 parameters", "s, q: 100 parameters"}
     assert (tmp_path / "a.png").stat().st_size > 5_000
     with pytest.raises(ValueError, match="nothing to draw: no model has accuracy"):
-        kf.report.Report(rows[-1:], 1).plot()
+        kf.report.Report(rows[-2:], 1).plot()

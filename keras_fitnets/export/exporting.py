@@ -18,10 +18,12 @@ from keras_fitnets.report.counting import multiplications
 from keras_fitnets.report.judging import decisions
 from keras_fitnets.report.judging import rated
 from keras_fitnets.runtimes import Exported
+from keras_fitnets.runtimes import Running
+from keras_fitnets.runtimes import check_built
 from keras_fitnets.runtimes import loaded
-from keras_fitnets.runtimes import named
 from keras_fitnets.runtimes import running
 from keras_fitnets.runtimes import student_of
+from keras_fitnets.runtimes import told
 
 # The largest difference of an output, over the network's largest output.
 TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
@@ -49,8 +51,8 @@ def export_student(
 
     Args:
         source: a `Distiller`, a `keras.Model`, or the path of a `.keras` file of one.
-        path: `….tflite` for LiteRT, `….onnx` for ONNX; anything else becomes the
-            directory of a SavedModel.
+        path: `….tflite` for LiteRT, where recurrent layers are unrolled, `….onnx` for
+            ONNX; anything else becomes the directory of a SavedModel.
         quantize: None for float32; of LiteRT and ONNX `"float16"` (weights; ONNX
             computes in it too), `"dynamic"` (weights in 8 bits, activations as they
             come) or `"int8"` (both).
@@ -72,6 +74,7 @@ def export_student(
     Raises:
         TypeError, ValueError: for what cannot be exported, or arguments that do not go
             together; if the file is further from the network than `tolerance`.
+        OSError: where nothing can be written.
         ImportError: if a runtime is not installed; the extra `export` brings them.
 
     Example:
@@ -83,29 +86,30 @@ def export_student(
     >>> found.format, found.parameters, found.agreement
     ('litert', 15, 1.0)
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`path` must be the path of a file; received {path!r}.")
     path = Path(path)
     _check(path, quantize, representative_data, tolerance, int8_io)
-    network = shipped(_student(source), preprocessing, activation)
-    if not network.built:
-        raise ValueError(
-            f"Network '{network.name}' has no weights yet, since its input shape is "
-            "unknown. Start it with keras.Input(...), or call it on a batch."
-        )
-    inputs = None
+    student = check_built(_student(source))
+    inputs, x, y = None, None, None
     if representative_data is not None:
-        inputs, _ = samples.gathered(representative_data)
+        x = inputs = samples.gathered(representative_data)[0]
     if data is not None:
         x, y = samples.gathered(data)
-    else:
-        x, y = inputs if inputs is not None else example_of(running(network), 32), None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, so that it can be moved to its place.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export_") as folder:
+    network = shipped(student, preprocessing, activation, x)
+    model = running(network)
+    x = example_of(model, 32) if x is None else x
+    for given in (x, inputs):
+        if given is not None:
+            what = f"Network '{network.name}'"
+            samples.check(what, model.inputs, samples.named(given, network))
+    with _folder(path) as folder:
         beside = Path(folder) / path.name
-        formats.write(
-            network, beside, quantize, x if inputs is None else inputs, int8_io
-        )
-        found = _compared(network, beside, x, y)
+        with told(f"Network '{network.name}' cannot be exported to '{path}'"):
+            formats.write(network, beside, quantize, inputs, int8_io)
+            file = running(beside)
+            given = file.predict(samples.named(x, network), _BATCH)
+        found = _compared(model, file, model.predict(x, _BATCH), given, y)
         most = TOLERANCES[quantize] if tolerance is None else tolerance
         if not found["largest_difference"] <= most:
             raise ValueError(_told(path, quantize, found, most, samples.count(x)))
@@ -148,13 +152,36 @@ def _check(
         )
     if tolerance is not None:
         check_number("tolerance", tolerance)
-    if path.is_dir() != (path.suffix not in (".tflite", ".onnx")) and path.exists():
-        raise ValueError(f"'{path}' is there already, and is no file to be replaced.")
+    if path.suffix in (".keras", ".h5"):
+        raise ValueError(
+            f"'{path}' has an ending of Keras' own. Take .tflite or .onnx, or none for "
+            "a SavedModel; `student.save` writes a .keras file."
+        )
+    if path.name in ("", ".."):
+        raise ValueError(
+            f"'{path}' is a folder that others are in. Name a new one within it."
+        )
+    file = path.suffix in (".tflite", ".onnx")
+    if path.exists() and path.is_dir() == file:
+        what = "a directory, and no file" if file else "a file, and no SavedModel"
+        raise ValueError(f"'{path}' is there already: {what} to be replaced.")
     if path.is_dir() and any(path.iterdir()) and not _is_saved_model(path):
         raise ValueError(
             f"The directory '{path}' holds something else than a SavedModel, and would "
             "be replaced. Choose another path, or one ending in .tflite or .onnx."
         )
+
+
+def _folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """In the same folder as a path, so that what is in it can be moved there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=path.parent, prefix=".export_")
+    except OSError as error:
+        raise OSError(
+            f"Nothing can be written into '{path.parent}': {error.strerror}. Choose "
+            "another path."
+        ) from error
 
 
 def _student(source: Any) -> keras.Model:
@@ -164,7 +191,8 @@ def _student(source: Any) -> keras.Model:
                 f"'{source}' is no `.keras` file that is there, looked for in "
                 f"{Path.cwd()}. Pass one, or a Distiller or a keras.Model."
             )
-        return loaded(Path(source))
+        with told(f"'{source}' cannot be read"):
+            return loaded(Path(source))
     if not isinstance(source, keras.Model):
         raise TypeError(
             "What is exported must be a Distiller, a keras.Model or the path of a "
@@ -173,11 +201,20 @@ def _student(source: Any) -> keras.Model:
     return student_of(source)
 
 
-def _compared(network: keras.Model, path: Path, x: Any, y: Any) -> dict[str, Any]:
-    """The file in its own runtime, beside the network."""
-    file, model = running(path), running(network)
-    given = file.predict(named(x, network), _BATCH)
-    wanted = model.predict(x, _BATCH)
+def _compared(
+    model: Running,
+    file: Running,
+    wanted: list[np.ndarray],
+    given: list[np.ndarray],
+    y: Any,
+) -> dict[str, Any]:
+    """The outputs of a file beside those of the network."""
+    if not all(np.isfinite(output).all() for output in wanted):
+        raise ValueError(
+            "The network itself gives NaN or infinity, so no file can be compared with "
+            "it. Look at its weights, at `preprocessing` that was not adapted, and at "
+            "`data`."
+        )
     largest = max(float(np.max(np.abs(output))) for output in wanted)
     differences = [
         float(np.max(np.abs(one.astype("float64") - other)))
@@ -189,10 +226,10 @@ def _compared(network: keras.Model, path: Path, x: Any, y: Any) -> dict[str, Any
         "agreement": None,
         "accuracy": None,
     }
-    if len(wanted) == 1:
-        own = decisions(str(path), model, wanted, "auto")
-        files = decisions(str(path), file, given, "auto")
-        rates = rated(str(path), files, own, y, wanted[0].shape[-1])
+    if len(wanted) == 1 and np.isfinite(given[0]).all():
+        # What the outputs mean is seen from the network; a file does not show it.
+        own, files = (decisions("", model, each, "auto") for each in (wanted, given))
+        rates = rated("", files, own, y)
         found |= {name: rates[name] for name in ("agreement", "accuracy")}
     return found
 

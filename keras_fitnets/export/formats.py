@@ -1,5 +1,6 @@
 """Writing a network as SavedModel, LiteRT or ONNX, quantised if that is asked for."""
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -13,23 +14,21 @@ import tensorflow as tf
 
 from keras_fitnets import samples
 from keras_fitnets import structure
-from keras_fitnets.runtimes import named
+from keras_fitnets.report.counting import unrolled
 from keras_fitnets.runtimes import need
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
 
-def signature_of(network: keras.Model, x: Any) -> list[Any]:
+def signature_of(network: keras.Model) -> list[Any]:
     """What the exported network takes: its inputs, of any number of samples."""
-    inputs = structure.inputs_of(network)
-    known = inputs if inputs is not None else x
 
     def spec(tensor: Any) -> keras.InputSpec:
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
-        shape = (None, *tensor.shape[1:])
-        return keras.InputSpec(dtype, shape, name=getattr(tensor, "name", None))
+        return keras.InputSpec(
+            tensor.dtype, (None, *tensor.shape[1:]), name=tensor.name
+        )
 
-    return [keras.tree.map_structure(spec, known)]
+    return [keras.tree.map_structure(spec, structure.inputs_of(network))]
 
 
 def write(
@@ -42,13 +41,13 @@ def write(
     """Write a network in the format that the path's ending names.
 
     Args:
-        network: the network.
+        network: the network, Functional.
         path: `….tflite`, `….onnx`, or else a directory for a SavedModel.
         quantize: one of `QUANTIZATIONS`.
         representative_data: inputs, for `"int8"`.
         int8_io: whether a LiteRT file takes and gives integers as well.
     """
-    signature = signature_of(network, representative_data)
+    signature = signature_of(network)
     writers: dict[str, Callable[..., None]] = {".tflite": _litert, ".onnx": _onnx}
     writer = writers.get(path.suffix, _saved_model)
     writer(network, path, signature, quantize, representative_data, int8_io)
@@ -69,7 +68,12 @@ def _litert(
     int8_io: bool,
 ) -> None:
     lite = tf.lite
-    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        warnings.catch_warnings(),
+        # LiteRT has no list of tensors, in which a loop collects its steps.
+        unrolled(network),
+    ):
         # The converter finds ranges by an interpreter that TensorFlow gives up.
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is depr")
         _saved_model(network, Path(directory), signature)
@@ -99,7 +103,11 @@ def _onnx(
     int8_io: bool,
 ) -> None:
     need("tf2onnx", "tf2onnx", "Writing ONNX")
-    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        warnings.catch_warnings(),
+        _as_constants(network),
+    ):
         # Keras looks for a name that NumPy gives up.
         warnings.filterwarnings("ignore", r"In the future `np.object`", FutureWarning)
         plain, ready = (Path(directory) / name for name in ("plain.onnx", "ready.onnx"))
@@ -122,6 +130,24 @@ def _onnx(
             tools.quantize_static(ready, path, reader, per_channel=True)
 
 
+@contextlib.contextmanager
+def _as_constants(network: keras.Model) -> Iterator[None]:
+    """Tensors that layers keep, as arrays: tf2onnx would make inputs of them."""
+    kept = [
+        (layer, name, value)
+        for layer in structure.descendants(network)
+        for name, value in vars(layer).items()
+        if isinstance(value, tf.Tensor)
+    ]
+    for layer, name, value in kept:
+        setattr(layer, name, value.numpy())
+    try:
+        yield
+    finally:
+        for layer, name, value in kept:
+            setattr(layer, name, value)
+
+
 class _Reader:
     """Calibration data as onnxruntime asks for them."""
 
@@ -135,4 +161,4 @@ class _Reader:
 def _one_by_one(network: keras.Model, x: Any) -> Iterator[dict[str, np.ndarray]]:
     """Each sample as a batch of its own, by the names of the inputs."""
     for at in range(samples.count(x)):
-        yield named(samples.taken(x, slice(at, at + 1)), network)
+        yield samples.named(samples.taken(x, slice(at, at + 1)), network)

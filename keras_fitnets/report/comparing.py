@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_fitnets import samples
 from keras_fitnets import structure
+from keras_fitnets.losses import check_activation
 from keras_fitnets.report.counting import multiplications
 from keras_fitnets.report.judging import decisions
 from keras_fitnets.report.judging import rated
@@ -16,7 +17,6 @@ from keras_fitnets.report.table import Report
 from keras_fitnets.report.timing import medians
 from keras_fitnets.runtimes import Exported
 from keras_fitnets.runtimes import Running
-from keras_fitnets.runtimes import named
 from keras_fitnets.runtimes import running
 
 # What the first model has for each of another's, where less is better.
@@ -57,8 +57,9 @@ def compare(
         batch_size: samples in a forward pass where throughput is measured.
         repeats: how often each time is measured; 0 leaves the times out.
         activation: what the outputs mean, `"softmax"` or `"sigmoid"`; `"auto"` sees it
-            from the end of a network, or takes one unit for sigmoid and several for
-            softmax. Whether they are logits is seen from there too; where none is to
+            from the end of a network, or takes what the first model has, and of a
+            first one that shows nothing one unit for sigmoid and several for softmax.
+            Whether they are logits is seen from there too; where none is to
             be seen, values that are all between 0 and 1, and add up to 1 for softmax,
             are probabilities.
         verbose: 0 shows no progress.
@@ -68,7 +69,7 @@ def compare(
 
     Raises:
         TypeError, ValueError: for what is no model, models of other inputs or outputs
-            than the first, or labels that do not fit.
+            than the first, labels that do not fit, or outputs of NaN or infinity.
         FileNotFoundError, ImportError: for a file that is not there, or whose runtime
             is not installed.
 
@@ -89,7 +90,7 @@ def compare(
     >>> [row["multiplications"] for row in report.rows]
     [448, 28]
     """
-    _check(models, batch_size, repeats)
+    _check(models, batch_size, repeats, activation)
     ready = {name: running(model) for name, model in models.items()}
     x, y = (None, None) if data is None else samples.gathered(data)
     first = next(iter(ready.values()))
@@ -103,9 +104,9 @@ def compare(
     for row, (name, model) in zip(rows, ready.items(), strict=True):
         if x is not None:
             outputs = model.predict(_given(x, model, first), batch_size)
-            chosen = decisions(name, model, outputs, activation)
+            chosen = decisions(name, model, outputs, activation, reference)
             reference = reference or chosen
-            row |= rated(name, chosen, reference, y, outputs[0].shape[-1])
+            row |= rated(name, chosen, reference, y)
         bar.add(1)
     if repeats:
         sample = example_of(first, 1) if x is None else x
@@ -120,12 +121,15 @@ def compare(
     return Report(rows, batch_size, tuple(notes))
 
 
-def _check(models: Any, batch_size: Any, repeats: Any) -> None:
-    if not isinstance(models, Mapping) or not models:
+def _check(models: Any, batch_size: Any, repeats: Any, activation: Any) -> None:
+    fits = isinstance(models, Mapping) and all(isinstance(n, str) for n in models)
+    if not fits or not models:
         raise TypeError(
             "`models` must be a dictionary from names to models, at least one; "
             f'received {models!r}. For example {{"teacher": teacher}}.'
         )
+    if activation != "auto":
+        check_activation(activation)
     for name, number, least in (("batch_size", batch_size, 1), ("repeats", repeats, 0)):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(
@@ -153,7 +157,7 @@ def _size(
 
 def _given(x: Any, model: Running, first: Running) -> Any:
     """The inputs as a model takes them: a file has its several inputs by name."""
-    return x if model.network is not None else named(x, first.network)
+    return x if model.network is not None else samples.named(x, first.network)
 
 
 def example_of(model: Running, size: int) -> Any:
@@ -162,6 +166,11 @@ def example_of(model: Running, size: int) -> Any:
     Raises:
         ValueError: if their shape is not known whole.
     """
+    if not model.inputs:
+        raise ValueError(
+            "A network does not show what inputs it takes. Pass `data`, whose inputs "
+            "show it."
+        )
     drawn = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
     for name, (_, *shape), dtype in model.inputs:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_fitnets import structure
+from keras_fitnets.runtimes import check_built
 
 # Two operations each, a multiplication and an addition, in TensorFlow's count.
 _PRODUCTS = [
@@ -35,6 +37,7 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
             are not known whole.
 
     Raises:
+        TypeError: for what is no network.
         ValueError: if the shapes are not known, or the pass holds something that hides
             its operations, such as a loop.
 
@@ -44,7 +47,9 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
     >>> kf.report.multiplications(kf.models.build("fitnet1"))
     30150024
     """
-    graph = _traced(network, _one_sample(network, x))
+    if not isinstance(network, keras.Model):
+        raise TypeError(f"A network must be a keras.Model; received {network!r}.")
+    graph = _traced(check_built(network), _one_sample(network, x))
     operations = graph.get_operations()
     hiding = {op.type for op in operations if op.type.endswith(_HIDING)}
     if hiding:
@@ -60,6 +65,8 @@ def _one_sample(network: keras.Model, x: Any) -> Any:
     """Zeros in the form of one sample of the network's inputs."""
     if x is None:
         x = structure.inputs_of(network)
+    else:
+        x = keras.tree.map_structure(np.asarray, x)
     if x is None or None in [d for t in keras.tree.flatten(x) for d in t.shape[1:]]:
         shapes = None if x is None else structure.shown(x)
         raise ValueError(
@@ -82,14 +89,14 @@ def _traced(network: keras.Model, x: Any) -> tf.Graph:
     # Else a function inside, as Keras makes for XLA, would stay closed.
     tf.config.run_functions_eagerly(True)
     try:
-        with _unrolled(network):
+        with unrolled(network):
             return tf.compat.v1.wrap_function(forward, specs).graph
     finally:
         tf.config.run_functions_eagerly(eager)
 
 
 @contextlib.contextmanager
-def _unrolled(network: keras.Model) -> Iterator[None]:
+def unrolled(network: keras.Model) -> Iterator[None]:
     """Recurrent layers, step by step instead of in a loop."""
     layers = structure.descendants(network)
     loops = [layer for layer in layers if getattr(layer, "unroll", None) is False]

@@ -13,7 +13,11 @@ _SHOWN = {"softmax": False, "sigmoid": False, "log_softmax": True, "linear": Tru
 
 
 def decisions(
-    name: str, model: Running, outputs: list[np.ndarray], activation: str
+    name: str,
+    model: Running,
+    outputs: list[np.ndarray],
+    activation: str,
+    first: quality.Judged | None = None,
 ) -> quality.Judged:
     """What a model has chosen.
 
@@ -22,16 +26,27 @@ def decisions(
         model: the model.
         outputs: what it gives.
         activation: `"softmax"`, `"sigmoid"` or `"auto"`, as for `compare`.
+        first: the decisions of the first model.
 
     Raises:
-        ValueError: if it has several outputs, or ends in another activation.
+        ValueError: if it has several outputs, or ends in another activation, or gives
+            NaN or infinity.
     """
     if len(outputs) != 1:
         raise ValueError(
             f"Model '{name}' has {len(outputs)} outputs, and choices are made by one. "
             "Compare it without `data`, or a `keras.Model` of one of its outputs."
         )
-    [values] = outputs
+    values = np.asarray(outputs[0], "float64")
+    if values.ndim == 1:
+        values = values[:, None]
+    # A logit may be minus infinity: a class that is masked.
+    odd = int(np.sum(~(values < np.inf).reshape(len(values), -1).all(-1)))
+    if odd:
+        raise ValueError(
+            f"Model '{name}' gives NaN or infinity for {odd} of {len(values)} samples. "
+            "Look at its weights, and at the data, before you compare it."
+        )
     network = model.network
     ends = activations.output_activations(network) if network is not None else []
     end = ends[0] if ends else None
@@ -42,8 +57,10 @@ def decisions(
             f"Model '{name}' ends in {end}, but activation={activation!r} was said. "
             'Leave it at "auto".'
         )
-    one_unit = "sigmoid" if values.shape[-1] == 1 else "softmax"
-    activation = shown or (one_unit if activation == "auto" else activation)
+    if activation == "auto":
+        units = first is not None and first.choices.ndim == 2
+        activation = "sigmoid" if units or values.shape[-1] == 1 else "softmax"
+    activation = shown or activation
     if end in _SHOWN:
         from_logits = _SHOWN[end]
     else:
@@ -52,18 +69,18 @@ def decisions(
 
 
 def rated(
-    name: str, chosen: quality.Judged, reference: quality.Judged, y: Any, units: int
+    name: str, chosen: quality.Judged, reference: quality.Judged, y: Any
 ) -> dict[str, float | None]:
     """Agreement with another's choices and, where there are labels, how good they are.
 
     Raises:
         ValueError: if they are of another shape than the other's, or than the labels.
     """
-    if chosen.choices.shape != reference.choices.shape:
+    if _kind(chosen) != _kind(reference):
         raise ValueError(
-            f"Model '{name}' makes choices of the shape {chosen.choices.shape}, the "
-            f"first model of {reference.choices.shape}. Compare models of the same "
-            'outputs; for several sigmoid units say activation="sigmoid".'
+            f"Model '{name}' makes {_kind(chosen)}, the first model "
+            f"{_kind(reference)}. Compare models of the same outputs; if the units "
+            "mean something else than this, say `activation`."
         )
     found: dict[str, float | None] = {
         "agreement": quality.share_alike(chosen.choices, reference.choices),
@@ -71,7 +88,12 @@ def rated(
         "calibration_error": None,
     }
     if y is not None:
-        right = chosen.choices == quality.as_choices(y, chosen.choices, units)
+        right = chosen.choices == quality.as_choices(y, chosen)
         found["accuracy"] = float(np.mean(right))
         found["calibration_error"] = quality.calibration_error(chosen.confidence, right)
     return found
+
+
+def _kind(judged: quality.Judged) -> str:
+    activation = "sigmoid" if judged.choices.ndim == 2 else "softmax"
+    return f"{len(judged.choices)} choices by {activation} of {judged.units} unit(s)"

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Probabilities of an integer network add up to one as far as its 256 steps allow.
-_SUM_TOLERANCE = 0.05
+# Probabilities of an integer network are off by up to half of one of its 256 steps.
+_STEP = 1 / 256
 
 
 class Judged(NamedTuple):
@@ -16,10 +16,12 @@ class Judged(NamedTuple):
         choices: what was chosen: classes (n,), or for each unit whether it is on
             (n, units).
         confidence: the probability that was given to each choice.
+        units: the number of the network's units.
     """
 
     choices: np.ndarray
     confidence: np.ndarray
+    units: int
 
 
 def judged(outputs: Any, activation: str, from_logits: bool) -> Judged:
@@ -30,18 +32,19 @@ def judged(outputs: Any, activation: str, from_logits: bool) -> Judged:
         activation: `"softmax"` or `"sigmoid"`.
         from_logits: whether they are logits.
     """
-    values = np.asarray(outputs, "float64").reshape(-1, np.shape(outputs)[-1])
+    units = np.shape(outputs)[-1]
+    values = np.asarray(outputs, "float64").reshape(-1, units)
     if activation == "sigmoid":
         odds = values if from_logits else values - 0.5
         on = odds > 0
         if from_logits:
-            return Judged(on, 1 / (1 + np.exp(-np.abs(values))))
-        return Judged(on, np.where(on, values, 1 - values))
+            return Judged(on, 1 / (1 + np.exp(-np.abs(values))), units)
+        return Judged(on, np.where(on, values, 1 - values), units)
     choices = values.argmax(-1)
     if from_logits:
         values = np.exp(values - values.max(-1, keepdims=True))
     total = values.sum(-1)
-    return Judged(choices, values.max(-1) / np.where(total > 0, total, 1))
+    return Judged(choices, values.max(-1) / np.where(total > 0, total, 1), units)
 
 
 def look_like_probabilities(outputs: np.ndarray, activation: str) -> bool:
@@ -49,21 +52,26 @@ def look_like_probabilities(outputs: np.ndarray, activation: str) -> bool:
     inside = bool(np.all((outputs >= 0) & (outputs <= 1)))
     if activation == "sigmoid":
         return inside
-    return inside and bool(np.all(np.abs(outputs.sum(-1) - 1) <= _SUM_TOLERANCE))
+    most = max(0.05, outputs.shape[-1] * _STEP / 2)
+    return inside and bool(np.all(np.abs(outputs.sum(-1) - 1) <= most))
 
 
-def as_choices(labels: Any, choices: np.ndarray, units: int) -> np.ndarray:
-    """Labels in the form of choices.
+def as_choices(labels: Any, judged: Judged) -> np.ndarray:
+    """Labels in the form of the choices that they are to be compared with.
 
     Args:
         labels: classes, one-hot vectors, or zeros and ones for each unit.
-        choices: the choices that they are to be compared with.
-        units: the number of the network's units.
+        judged: the decisions.
 
     Raises:
         ValueError: if their shape or values do not fit.
     """
-    given = np.asarray(labels)
+    given, (choices, _, units) = np.asarray(labels), judged
+    if given.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Labels must be numbers; received an array of dtype {given.dtype}. Number "
+            "the classes from 0."
+        )
     one_hot = choices.ndim == 1 and given.size == units * choices.size > choices.size
     flat = given.reshape(-1, units).argmax(-1) if one_hot else given
     if flat.size != choices.size:
@@ -74,12 +82,16 @@ def as_choices(labels: Any, choices: np.ndarray, units: int) -> np.ndarray:
         )
     flat = flat.reshape(choices.shape)
     most = 1 if choices.ndim == 2 else units - 1
-    if flat.min() < 0 or flat.max() > most:
+    if not np.all((flat >= 0) & (flat <= most)):
         raise ValueError(
             f"Labels must lie between 0 and {most}, for outputs of {units} unit(s); "
             f"received {flat.min()} to {flat.max()}."
         )
-    return flat > 0.5 if choices.ndim == 2 else flat
+    if choices.ndim == 2:
+        return flat > 0.5
+    if np.any(flat != np.floor(flat)):
+        raise ValueError("Classes must be whole numbers; received fractions.")
+    return flat
 
 
 def share_alike(one: np.ndarray, other: np.ndarray) -> float:

@@ -124,9 +124,13 @@ class Report:
             ImportError: without Matplotlib.
             ValueError: if no row has accuracy, multiplications and parameters.
         """
-        needed = ("accuracy", "multiplications", "parameters")
+        # Of none there is no place on a logarithmic axis, and no area.
         rows = [
-            row for row in self.rows if all(row.get(key) is not None for key in needed)
+            row
+            for row in self.rows
+            if row.get("accuracy") is not None
+            and row.get("multiplications")
+            and row.get("parameters")
         ]
         if not rows:
             raise ValueError(
