@@ -114,6 +114,11 @@ def export(
 
     def work() -> None:
         given = _data(data, dataset, split, data_dir)
+        if quantize == "int8" and given is None:
+            raise click.UsageError(
+                "--quantize int8 finds the ranges of the activations by data. Name "
+                "some hundred samples as the student sees them: --data or --dataset."
+            )
         found = export_student(
             source,
             path,

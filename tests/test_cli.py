@@ -100,8 +100,8 @@ def test_a_data_set_is_named(folder):
         (["export", "student.keras", "a", "--quantize", "int4"], 2, "is not one of"),
         (
             ["export", "student.keras", "a.tflite", "--quantize", "int8"],
-            1,
-            'Error: quantize="int8" finds the ranges of the activations by data',
+            2,
+            "--quantize int8 finds the ranges of the activations by data",
         ),
     ],
 )
