@@ -1,4 +1,4 @@
-"""The studies of docs/reproduction.md, on made-up images and in a short setting."""
+"""The studies of docs/reproduction.md, and of what ships, in a short setting."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ SHORT = ["--images", "64", "--teacher-epochs", "1", "--epochs", "2"]
 SHORT += ["--hint-epochs", "1", "--folder", "."]
 
 
-def run(folder, program, *arguments, first=""):
+def run(folder, program, *arguments, first="", results="results.json"):
     """Run a program; `first` is done to its module before."""
     code = f"import sys, {program}\n{first}\n{program}.main(sys.argv[1:])"
     done = subprocess.run(
@@ -26,7 +26,7 @@ def run(folder, program, *arguments, first=""):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads((folder / "results.json").read_text())
+    return done.stdout, json.loads((folder / results).read_text())
 
 
 def write_images(folder, side):
@@ -68,6 +68,30 @@ def test_sigmoid(tmp_path):
         )
     times = found["teacher"]["multiplications"] / row["multiplications"]
     assert 10 < times < 15
+
+
+UNTRAINED = """
+import digits
+plan = digits.STUDENT, 24, 2, "glorot_uniform"
+ship.networks = lambda options: {
+    "teacher": digits.teacher_network(), "student": digits.maxout_network("s", *plan)
+}
+ship.FILES = {"student, LiteRT, int8": ("student_int8.tflite", "int8")}
+"""
+
+
+def test_ship(tmp_path):
+    options = ["--folder", ".", "--repeats", "1"]
+    results = "files/results.json"
+    text, found = run(tmp_path, "ship", *options, first=UNTRAINED, results=results)
+    names = [row["model"] for row in found["rows"]]
+    assert names[2:] == ["teacher, LiteRT", "student, LiteRT, int8"]
+    files = [tmp_path / "files" / f"{n}.tflite" for n in ("teacher", "student_int8")]
+    teacher, int8 = (file.stat().st_size for file in files)
+    assert found["int8_is_smaller_than_the_teacher_by"] == teacher / int8 > 15
+    assert (tmp_path / "ship.png").stat().st_size > 10_000
+    table = (tmp_path / "files" / "table.md").read_text()
+    assert len(table.splitlines()) == 2 + 4
 
 
 SMALL = """
