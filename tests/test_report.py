@@ -531,7 +531,7 @@ def test_a_picture_has_each_model_at_its_place(tmp_path):
     areas = {(x, y): area for x, y, area in found if area != 9}
     assert areas[9000, 90] == 4 * areas[1000, 80] and len(areas) == 2
     labels = {text.get_text() for text in axis.texts}
-    assert labels == {"t: 400 parameters", "s, q: 100 parameters"}
+    assert labels == {"t: 400 parameters", "s; q: 100 parameters"}
     assert (tmp_path / "a.png").stat().st_size > 5_000
     with pytest.raises(ValueError, match="nothing to draw: no model has accuracy"):
         kf.report.Report(rows[-2:], 1).plot()

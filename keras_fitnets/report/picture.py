@@ -1,5 +1,6 @@
 """A comparison as a picture."""
 
+import textwrap
 from typing import Any
 
 from keras_fitnets.drawing import blank
@@ -18,8 +19,8 @@ def drawn(rows: list[dict[str, Any]], path: Any) -> Any:
         places.setdefault(place, []).append(row)
     for place, here in places.items():
         color = "0.35" if rows[0] in here else "#0072B2"
-        largest = max(row["parameters"] for row in here)
-        axis.scatter(*place, 1500 * largest / most, color=color, alpha=0.3, linewidth=0)
+        area = _area(here, most)
+        axis.scatter(*place, area, color=color, alpha=0.3, linewidth=0)
         axis.scatter(*place, 9, color=color)
     axis.set(
         xscale="log",
@@ -31,30 +32,40 @@ def drawn(rows: list[dict[str, Any]], path: Any) -> Any:
     axis.grid(color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    _label(figure, axis, places)
+    _label(figure, axis, places, most)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
-def _label(figure: Any, axis: Any, places: dict[Any, list[dict[str, Any]]]) -> None:
+def _area(here: list[dict[str, Any]], most: int) -> float:
+    """In square points, in proportion to the parameters."""
+    return 1500 * max(row["parameters"] for row in here) / most
+
+
+def _label(
+    figure: Any, axis: Any, places: dict[Any, list[dict[str, Any]]], most: int
+) -> None:
     """Names beside their places, towards the middle, none upon another."""
     figure.draw_without_rendering()
-    taken: dict[str, float] = {}
+    taken = -float("inf")
     for place, here in sorted(places.items(), key=lambda item: item[0][1]):
         x, y = axis.transData.transform(place)
         across = axis.transAxes.inverted().transform((x, y))[0]
-        side, shift = ("left", 14) if across < 0.5 else ("right", -14)
-        lowest = taken.get(side, -float("inf")) + _LINE
-        height = max(y * 72 / figure.dpi, lowest)
-        taken[side] = height
-        names = ", ".join(row["model"] for row in here)
-        axis.annotate(
-            f"{names}: {here[0]['parameters']:,} parameters",
+        side, way = ("left", 1) if across < 0.5 else ("right", -1)
+        names = "; ".join(row["model"] for row in here)
+        said = textwrap.wrap(f"{names}: {here[0]['parameters']:,} parameters", 50)
+        half, y = _LINE * len(said) / 2, y * 72 / figure.dpi
+        height = max(y, taken + half)
+        taken = height + half
+        label = axis.annotate(
+            "\n".join(said),
             place,
-            (shift, height - y * 72 / figure.dpi),
+            (way * (_area(here, most) ** 0.5 / 2 + 5), height - y),
             textcoords="offset points",
             ha=side,
             va="center",
             fontsize="small",
         )
+        # Else the axis would make room for it.
+        label.set_in_layout(False)
