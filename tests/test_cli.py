@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -70,6 +72,23 @@ def test_a_data_set_is_named(folder):
     model = keras.saving.load_model("digits.keras")
     accuracy = np.mean(model.predict(x, verbose=0).argmax(-1) == y.numpy())
     assert f">{100 * accuracy:.2f}</td>" in shown
+
+
+def test_what_the_page_types_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "shipping.md").read_text("utf-8")
+    typed = re.findall(r"^python -m keras_fitnets (.+)$", page, re.MULTILINE)
+    assert {line.split()[0] for line in typed} == {"report", "export"}
+    monkeypatch.chdir(tmp_path)
+    for name, width in (("teacher", 32), ("student", 8)):
+        ends = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        hidden = keras.layers.Dense(width, "relu")
+        keras.Sequential([*ends[:2], hidden, ends[2]]).save(f"{name}.keras")
+    x, y = next(iter(kf.datasets.load("digits", "train", 200)))
+    np.savez("data.npz", x=x, y=y)
+    for line in typed:
+        call(*line.split())
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"student.tflite", "student_int8.tflite", "report.png"} <= written
 
 
 @pytest.mark.parametrize(
