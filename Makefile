@@ -4,8 +4,9 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.11 python3
 	>/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
-# Tests of programs, pages and tools, for which the newest versions will do.
-PROGRAMS := benchmarks docs examples notebooks release studies
+# Tests of programs, pages and tools, of kills and of random input, for which the newest
+# versions will do.
+NEWEST := benchmarks docs examples fuzz notebooks release reliability studies
 
 .PHONY: demo test test-lowest check docs wheel format notebooks clean
 
@@ -16,7 +17,7 @@ test: check
 	$(BIN)/python -m pytest
 
 test-lowest: .venv-lowest/installed
-	$(LOWEST)/python -m pytest $(PROGRAMS:%=--ignore tests/test_%.py)
+	$(LOWEST)/python -m pytest $(NEWEST:%=--ignore tests/test_%.py)
 
 check: .venv/installed
 	$(BIN)/ruff check
