@@ -160,5 +160,6 @@ class _Reader:
 
 def _one_by_one(network: keras.Model, x: Any) -> Iterator[dict[str, np.ndarray]]:
     """Each sample as a batch of its own, by the names of the inputs."""
-    for at in range(samples.count(x)):
-        yield samples.named(samples.taken(x, slice(at, at + 1)), network)
+    given = samples.named(x, network)
+    for at in range(samples.count(given)):
+        yield samples.taken(given, slice(at, at + 1))

@@ -83,7 +83,7 @@ def rated(
             "mean something else than this, say `activation`."
         )
     found: dict[str, float | None] = {
-        "agreement": quality.share_alike(chosen.choices, reference.choices),
+        "agreement": float(np.mean(chosen.choices == reference.choices)),
         "accuracy": None,
         "calibration_error": None,
     }

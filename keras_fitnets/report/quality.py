@@ -94,11 +94,6 @@ def as_choices(labels: Any, judged: Judged) -> np.ndarray:
     return flat
 
 
-def share_alike(one: np.ndarray, other: np.ndarray) -> float:
-    """The share of equal choices: accuracy beside labels, agreement beside others'."""
-    return float(np.mean(one == other))
-
-
 def calibration_error(
     confidence: np.ndarray, correct: np.ndarray, bins: int = 15
 ) -> float:
