@@ -46,7 +46,7 @@ clean:
 	rm -rf .venv .venv-lowest .venv-wheel build dist site
 
 # An old pip does not come to an end resolving tensorflow-datasets on Python 3.10.
-%/installed: setup.py requirements.txt
+%/installed: pyproject.toml requirements.txt setup.py
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; name it: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing TensorFlow and Keras into $*; this takes some minutes, once."
 	$(PYTHON) -m venv $*

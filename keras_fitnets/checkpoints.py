@@ -211,7 +211,7 @@ class _Bytes(tf.train.experimental.PythonState):
 
     def unpack(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What was packed."""
-        with np.load(io.BytesIO(self._bytes)) as stored:
+        with np.load(io.BytesIO(self._bytes), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return json.loads(str(arrays.pop("content"))), arrays
 

@@ -174,7 +174,10 @@ def _data(
             " numpy.savez writes one."
         )
     try:
-        with Path(data).open("rb") as stream, np.load(stream) as file:
+        with (
+            Path(data).open("rb") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
             arrays = dict(file)
     # A damaged file may be told of by an error of any class.
     except Exception as error:
