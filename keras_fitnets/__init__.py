@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+# Before all that imports TensorFlow, whose log it holds back where a command is typed.
+import keras_fitnets.startup_log  # noqa: F401  # isort: skip
 from keras_fitnets import datasets
 from keras_fitnets import export
 from keras_fitnets import models

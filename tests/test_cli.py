@@ -140,7 +140,26 @@ def test_errors_are_sentences_with_exit_codes(folder, arguments, code, told):
     assert "Traceback" not in err and not out
 
 
-def test_python_runs_it_as_a_module(folder):
+@pytest.fixture
+def environment(monkeypatch):
+    """That of a shell, where nobody has chosen how much TensorFlow logs."""
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+
+
+def test_python_runs_it_as_a_module(environment):
     command = [sys.executable, "-m", "keras_fitnets", "--version"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[-1]) == (0, kf.__version__)
+    # Nothing of TensorFlow's start-up log.
+    assert done.stderr == ""
+
+
+def test_the_installed_command_prints_its_answer_alone(environment, folder):
+    # What an installer makes out of the entry point; `make wheel` runs the real one.
+    script = folder / "keras-fitnets"
+    script.write_text("from keras_fitnets.cli import main\nmain()\n")
+    arguments = ["report", "student.keras", "--data", "data.npz", "--repeats", "0"]
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == call(*arguments)[0]

@@ -15,6 +15,7 @@ NAME = "keras_fitnets"
 # In the order of the flow: a module is granted only those above it.
 MAY_IMPORT = {
     "version": set(),
+    "startup_log": {"tensorflow"},
     "losses": {"keras"},
     "layers": {"keras"},
     "models": {"keras", "layers"},
