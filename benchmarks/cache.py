@@ -29,7 +29,7 @@ import tensorflow as tf
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import run
-from keras_fitnets.answers import Answers
+from keras_fitnets.cache.teacher_pass import Answers
 from keras_fitnets.report.timing import medians
 from keras_fitnets.report.timing import medians_of
 

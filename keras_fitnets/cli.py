@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_fitnets import datasets
 from keras_fitnets.export import export_student
-from keras_fitnets.export.formats import QUANTIZATIONS
+from keras_fitnets.export.converters import QUANTIZATIONS
 from keras_fitnets.report import Report
 from keras_fitnets.report import compare
 from keras_fitnets.version import __version__

@@ -10,7 +10,7 @@ import time
 import tensorflow as tf
 import test_cache
 
-from keras_fitnets import shards
+from keras_fitnets.cache.teacher_cache import storage
 
 shards.SHARD_BYTES = 600
 FOLDER, *WORDS = sys.argv[1:]

@@ -19,8 +19,8 @@ from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
-from keras_fitnets import ledger
-from keras_fitnets import shards
+from keras_fitnets.cache.teacher_cache import writer
+from keras_fitnets.cache.teacher_cache import storage
 
 STAGES = ("hint", "kd", "joint")
 SAMPLES = 22

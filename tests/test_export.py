@@ -12,8 +12,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 import keras_fitnets as kf
-from keras_fitnets.export import exporting
-from keras_fitnets.runtimes import running
+from keras_fitnets.export import exporter
+from keras_fitnets.runtimes.runner import running
 
 SHAPE, CLASSES, WIDE = (8, 8, 2), 3, 97
 FORMATS = [".tflite", ".onnx", ""]
@@ -111,7 +111,7 @@ def test_a_quantised_file_holds_smaller_numbers_and_is_near(
     expected = distiller.student.predict(x, verbose=0)
     difference = np.abs(outputs_of(path, x) - expected).max() / np.abs(expected).max()
     nearest = {"float16": 1e-6, "dynamic": 1e-4, "int8": 1e-3}[quantize]
-    assert nearest < difference < exporting.TOLERANCES[quantize]
+    assert nearest < difference < exporter.TOLERANCES[quantize]
     assert found.largest_difference == pytest.approx(difference, rel=0.2)
     assert found.quantize == quantize and found.agreement > 0.8
     if suffix == ".tflite":

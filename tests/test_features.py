@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_fitnets import structure
-from keras_fitnets.features import features
+from keras_fitnets.inspection import graph
+from keras_fitnets.inspection.feature_extractors import features
 
 BUILDS = {
     "sequential": (networks.sequential, "conv1", "norm2"),
@@ -34,7 +34,7 @@ def test_features_and_outputs_are_the_networks_own(build):
     found = reach(network, last, first, last)
     assert found.shapes == [(4, 4, 4), (6, 6, 4), (4, 4, 4)]
     outputs, (late, early, again) = found.full(x, False)
-    conv = structure.layer_at(network, first)
+    conv = graph.layer_at(network, first)
     expected = keras.ops.relu(keras.ops.conv(x, conv.kernel) + conv.bias)
     np.testing.assert_array_equal(late, again)
     np.testing.assert_array_equal(outputs, network(x, training=False))
@@ -65,10 +65,10 @@ def test_upto_runs_and_trains_nothing_above(build):
 def test_penalties_upto_a_layer_are_those_below_it(build):
     make, first, last = BUILDS[build]
     network, (x, _) = make(), networks.batch()
-    lowest = structure.layer_at(network, first)
+    lowest = graph.layer_at(network, first)
     penalties = {first: 0.5, last.replace("norm2", "conv2"): 0.25}
     for path, factor in penalties.items():
-        layer = structure.layer_at(network, path)
+        layer = graph.layer_at(network, path)
         layer.kernel.regularizer = keras.regularizers.L2(factor)
     found = reach(network, first, last)
     found.upto(x, True, [0])
@@ -183,14 +183,14 @@ def test_middle_of_a_network(middle):
     if middle == "conv2":
         layers = [*layers[:3], keras.layers.Conv2D(2, 1, name="conv3")]
     network = keras.Sequential([keras.Input(networks.SHAPE), *layers, *networks.head()])
-    assert structure.middle(network) == middle
+    assert graph.middle(network) == middle
     outer = networks.nested()
-    assert structure.middle(outer) == "backbone/norm1"
+    assert graph.middle(outer) == "backbone/norm1"
 
 
 def test_middle_needs_a_graph_with_hidden_layers():
     with pytest.raises(ValueError, match="Name the layers"):
-        structure.middle(networks.Subclassed())
+        graph.middle(networks.Subclassed())
     flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="1 layer.s. with a kernel"):
-        structure.middle(flat)
+        graph.middle(flat)

@@ -14,9 +14,9 @@ from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_fitnets as kf
-from keras_fitnets import checkpoints
-from keras_fitnets.lessons import Lessons
-from keras_fitnets.objective import Objective
+from keras_fitnets.training import stage_checkpoint
+from keras_fitnets.distillation.teacher_outputs import Lessons
+from keras_fitnets.distillation.objective import Objective
 
 HELD_OUT = np.random.default_rng(5).normal(size=(11, 6)).astype("float32")
 NAMES = {"hint_r2", "agreement", "label_share", "kd_share", "hint_share"}
@@ -437,7 +437,7 @@ def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
     assert kd.keys() & NAMES == {"agreement", "label_share", "kd_share"}
     assert len(kd["agreement"]) == 3
     arrays = {}
-    assert not {"_sample", "_look"} & checkpoints._knowledge(monitor, arrays).keys()
+    assert not {"_sample", "_look"} & stage_checkpoint._knowledge(monitor, arrays).keys()
     assert arrays == {}
     again = run(tmp_path, kf.StudentMonitor(HELD_OUT, batch_size=4))
     assert again.hint.history == hint and again.kd.history == kd

@@ -7,9 +7,9 @@ from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
-from keras_fitnets import activations
-from keras_fitnets import structure
-from keras_fitnets.outputs import pair_outputs
+from keras_fitnets.inspection import activations
+from keras_fitnets.inspection import graph
+from keras_fitnets.distillation.output_specs import pair_outputs
 
 LOGITS = ("softmax", True)
 SOFTMAX = ("softmax", False)
@@ -36,7 +36,7 @@ def dense(units=3, activation=None):
 def read(network, from_logits="auto", activation="auto"):
     """How a network, as teacher and as student, is read: activation and logits."""
     [pairing] = pair_outputs(
-        *([network], network, structure.inputs_of(network)),
+        *([network], network, graph.inputs_of(network)),
         *(activation, from_logits, from_logits),
     )
     assert pairing.members == (pairing.student,)
@@ -204,7 +204,7 @@ def test_what_is_said_of_a_subclassed_network_holds(from_logits):
 def test_teacher_and_student_are_each_read_in_their_own_way():
     student, teachers = chain(dense()), [chain(dense(3, "softmax")), chain(dense())]
     [pairing] = pair_outputs(
-        *(teachers, student, structure.inputs_of(student)), "auto", "auto", "auto"
+        *(teachers, student, graph.inputs_of(student)), "auto", "auto", "auto"
     )
     assert tuple(pairing.student) == LOGITS
     assert [tuple(member) for member in pairing.members] == [SOFTMAX, LOGITS]

@@ -10,7 +10,7 @@ import tiny
 from keras import layers
 
 import keras_fitnets as kf
-from keras_fitnets.plots import style
+from keras_fitnets.utils import style
 
 
 def history(**logs):

@@ -11,9 +11,9 @@ import tiny
 from keras import layers
 
 import keras_fitnets as kf
-from keras_fitnets.report import quality
+from keras_fitnets.runtimes.runner import quality
 from keras_fitnets.report import timing
-from keras_fitnets.runtimes import running
+from keras_fitnets.runtimes.runner import running
 
 
 def sequential(shape, *inner):

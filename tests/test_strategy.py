@@ -11,7 +11,7 @@ import tensorflow as tf
 import tiny
 
 import keras_fitnets as kf
-from keras_fitnets.data import check_data
+from keras_fitnets.distillation.validate_data import check_data
 
 # The package has a function of this name.
 module = importlib.import_module("keras_fitnets.strategy")

@@ -21,7 +21,7 @@ from keras_tuner.errors import FatalError
 from test_multi_worker import addresses
 
 import keras_fitnets as kf
-from keras_fitnets.tuning import spaces
+from keras_fitnets.tuning import search_space
 
 HERE = Path(__file__).parent
 TUNERS = {
@@ -101,7 +101,7 @@ def test_the_learning_rate_of_stage_1_is_one_of_trials_that_have_a_stage_1():
 def test_candidates_have_names_of_their_own():
     pair, weighed = ("low", "low"), kf.Hint("low", "low", weight=2.0)
     several = [("low", "low"), ("high", "low")]
-    found = spaces.candidates_of(
+    found = search_space.candidates_of(
         [pair, weighed, several, "middle", None], [searching.network(3, 0)]
     )
     assert found == {

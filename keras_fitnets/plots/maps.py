@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fitnets import activations
-from keras_fitnets.comparison import Look
-from keras_fitnets.comparison import Sample
-from keras_fitnets.distiller import Distiller
-from keras_fitnets.drawing import blank
-from keras_fitnets.plots import style
+from keras_fitnets.inspection import activations
+from keras_fitnets.distillation.evaluation import Look
+from keras_fitnets.distillation.evaluation import Sample
+from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.utils.figures import blank
+from keras_fitnets.utils import style
 
 
 def hint_maps(

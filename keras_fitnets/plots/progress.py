@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_fitnets.drawing import blank
-from keras_fitnets.plots import style
+from keras_fitnets.utils.figures import blank
+from keras_fitnets.utils import style
 
 # By what it is learned from: labels, soft targets, hint. A marker beside each colour.
 _STYLES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
-from keras_fitnets.report.picture import drawn
+from keras_fitnets.report.scatter import drawn
 
 _UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 

@@ -8,10 +8,10 @@ except ImportError as error:
         f"{error}. Install keras-fitnets[tuner]."
     ) from error
 
-from keras_fitnets.tuning import durable
+from keras_fitnets.tuning import atomic_save
 from keras_fitnets.tuning.hypermodel import FitNetHyperModel
 from keras_fitnets.tuning.plotting import plot
 
-durable.write_whole()
+atomic_save.write_whole()
 
 __all__ = ["FitNetHyperModel", "plot"]

@@ -9,17 +9,17 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_fitnets import preflight
-from keras_fitnets.data import unpacked
-from keras_fitnets.distiller import Distiller
-from keras_fitnets.hints import Hint
-from keras_fitnets.hints import hint_pairs
-from keras_fitnets.teacher import Teacher
-from keras_fitnets.tuning.sharing import Sharing
-from keras_fitnets.tuning.spaces import NO_HINT
-from keras_fitnets.tuning.spaces import candidates_of
-from keras_fitnets.tuning.spaces import declare
-from keras_fitnets.tuning.spaces import numbers_of
+from keras_fitnets.training import dry_run
+from keras_fitnets.distillation.validate_data import unpacked
+from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.distillation.hints import Hint
+from keras_fitnets.distillation.hints import hint_pairs
+from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.tuning.shared_stages import Sharing
+from keras_fitnets.tuning.search_space import NO_HINT
+from keras_fitnets.tuning.search_space import candidates_of
+from keras_fitnets.tuning.search_space import declare
+from keras_fitnets.tuning.search_space import numbers_of
 
 # What moves with λ, τ or the hint, whatever the student is worth.
 MOVING = ("val_loss", "val_kd_loss", "val_hint_loss")
@@ -230,7 +230,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
                 validation_data = keep("validation", data=given, shuffle=False, **size)
             batch_size, shuffle = None, False
         for monitor in monitors:
-            preflight.rehearse(distiller, "kd", data, validation_data, monitor)
+            dry_run.rehearse(distiller, "kd", data, validation_data, monitor)
         options |= {"x": data[0], "y": data[1], "sample_weight": data[2]}
         options |= {"validation_data": validation_data, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "verbose": verbose}

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from keras_fitnets.drawing import blank
-from keras_fitnets.tuning.spaces import NO_HINT
+from keras_fitnets.utils.figures import blank
+from keras_fitnets.tuning.search_space import NO_HINT
 
 
 def plot(tuner: Any, path: Any = None) -> Any:

@@ -1,0 +1,181 @@
+"""The teacher's outputs on disk, read back as a `tf.data.Dataset`."""
+
+import numbers
+from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_fitnets.cache.teacher_pass import Answers
+from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.cache.writer import Cache
+from keras_fitnets.cache.source import Passage
+from keras_fitnets.cache.storage import alone
+
+HINT_DTYPES = ("float16", "float32", "float64")
+
+
+def cache_teacher(
+    distiller: Distiller,
+    dataset: tf.data.Dataset,
+    directory: Any,
+    *,
+    hint_layers: Sequence[Any] = (),
+    hint_dtype: str = "float16",
+    augment: Callable[[Any, Any], Any] | None = None,
+    views: int = 1,
+    shuffle: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    verbose: Any = "auto",
+) -> tf.data.Dataset:
+    """Run the teacher once, and give back a dataset in which it has already spoken.
+
+    `fit`, `fit_stagewise` and `evaluate` of any Distiller with this teacher take it as
+    they take `dataset`; its elements hold the inputs, the teacher's logits and its
+    hints (`Taught`), so that a step costs what the student costs. λ, τ, the student,
+    the seed and the hint pair may change, as long as the hint layer is in the cache.
+
+    The cache belongs to the weights and layers of the teacher and to the examples.
+    Each time it is opened they are compared, and the CRC-32 of its NumPy files: what
+    differs or is damaged is refused. A writer that was killed goes on with the same
+    call; of several processes one writes, and the others wait for it. The size is
+    printed, and the disk looked at, before anything is written. Writing folds each
+    normalisation into the kernel before it: a ResNet50's logits move by a millionth.
+
+    Args:
+        distiller: a `Distiller`, compiled or not; its hint layers are cached.
+        dataset: batches of `x`, `(x, y)` or `(x, y, sample_weight)`, the same in every
+            pass: neither shuffled anew nor augmented.
+        directory: where the cache is, or is to be; local or mounted.
+        hint_layers: further layers of the teacher to cache, for hint pairs to be tried
+            later: paths, or `(path, member)` in an ensemble.
+        hint_dtype: of the hints on disk: `"float16"`, with a relative error of at most
+            2⁻¹¹ in features from 6·10⁻⁵ to 65504, `"float32"` or `"float64"`. Logits
+            are not rounded.
+        augment: `augment(x, seed)`, the augmentation of one example (without a batch);
+            `seed` are two integers, other for each example and view, as
+            `tf.image.stateless_random_flip_left_right` takes them.
+        views: how many augmented views of each example are cached; an epoch shows one,
+            the next epoch the next. Data to validate on want a cache of their own.
+        shuffle: whether the examples come in another order in each epoch.
+        seed: of that order, which is the same again where a run is resumed.
+        batch_size: of what is given back; by default that of `dataset`.
+        verbose: 0 for silence, as in `fit`.
+
+    Returns:
+        A `tf.data.Dataset` of `(Taught, y, sample_weight)`, as far as `dataset` has
+        them.
+
+    Raises:
+        TypeError: for a distiller or dataset of another kind.
+        ValueError: for a dataset whose elements differ between two passes; for a cache
+            of another teacher, other layers or other data, or a damaged one.
+        OSError: if the disk has too little room.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile, tensorflow as tf
+    >>> def net(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(width, "relu", name="hidden"),
+    ...         keras.layers.Dense(3, name="logits"),
+    ...     ])
+    >>> distiller = Distiller(net(16), net(2), hints=("hidden", "hidden"))
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> distiller.compile("adam", loss=loss)
+    >>> data = tf.data.Dataset.from_tensor_slices((np.ones((8, 4)), np.ones(8)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cached = cache_teacher(distiller, data.batch(4), folder, verbose=0)
+    ...     history = distiller.fit(cached, shuffle=False, verbose=0)
+    >>> sorted(history.history)
+    ['hint_loss', 'kd_loss', 'label_loss', 'loss']
+    """
+    _check(distiller, dataset, hint_dtype, augment)
+    _check_count("views", views)
+    _check_count("seed", seed, least=0)
+    if views > 1 and augment is None:
+        raise ValueError(
+            f"Without `augment` all views are the same; received views={views}. Pass "
+            "an augmentation, or leave `views` out."
+        )
+    passage = Passage(distiller, dataset, augment, views)
+    batch_size = passage.batch_size if batch_size is None else batch_size
+    _check_count("batch_size", batch_size)
+    lessons = distiller.lessons.of(_layers(hint_layers))
+    answers = Answers(distiller.teacher, lessons, hint_dtype)
+    cache = Cache(_local(directory), passage, answers, views)
+    if cache.is_complete():
+        cache.go_through(verbose)
+    else:
+        with alone(cache.directory, verbose):
+            # Whoever was waited for may have written all of it.
+            cache.is_complete()
+            cache.go_through(verbose)
+    return cache.dataset(shuffle, seed, batch_size)
+
+
+def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
+    if not isinstance(distiller, Distiller):
+        raise TypeError(
+            "`cache_teacher` caches for a keras_fitnets.Distiller; received "
+            f"{distiller!r}."
+        )
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            "`dataset` must be a tf.data.Dataset of batches; received a "
+            f"{type(dataset).__name__}. Of arrays make one: "
+            "tf.data.Dataset.from_tensor_slices((x, y)).batch(64)."
+        )
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "`dataset` has no end. Leave out `.repeat()`: an epoch is one pass through "
+            "the cache."
+        )
+    if not isinstance(hint_dtype, str) or hint_dtype not in HINT_DTYPES:
+        raise ValueError(
+            f"`hint_dtype` must be one of {HINT_DTYPES}; received {hint_dtype!r}."
+        )
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            "`augment` must be a function of an example's inputs and a seed; received "
+            f"{augment!r}."
+        )
+
+
+def _layers(layers: Any) -> list[tuple[str, int]]:
+    """The path and the member of each of `hint_layers`."""
+    found = [] if isinstance(layers, str) else [*layers]
+    pairs = [(one, 0) if isinstance(one, str) else one for one in found]
+    for pair in pairs or ([layers] if layers else []):
+        if not isinstance(pair, (tuple, list)) or [*map(type, pair)] != [str, int]:
+            raise TypeError(
+                "`hint_layers` must be a list of paths to layers of the teacher, or of "
+                f"(path, member) in an ensemble; received {layers!r}."
+            )
+    return pairs
+
+
+def _check_count(name: str, count: Any, least: int = 1) -> None:
+    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if not whole or count < least:
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}; received {count!r}."
+        )
+
+
+def _local(directory: Any) -> Path:
+    if "://" in str(directory):
+        raise ValueError(
+            "The shards are mapped into memory, so `directory` must be local or "
+            f"mounted; received {directory!r}."
+        )
+    path = Path(directory).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"`directory` is a file: '{path}'. Pass a new or empty folder."
+        )
+    return path

@@ -1,0 +1,390 @@
+"""The train step of FitNets, as a `keras.Model`."""
+
+import inspect
+import types
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_fitnets.distribution import replicas
+from keras_fitnets.inspection import graph
+from keras_fitnets.callbacks.schedules import listed
+from keras_fitnets.distillation.validate_data import check_data
+from keras_fitnets.distillation.hints import hint_pairs
+from keras_fitnets.distillation.validate_labels import check_labels
+from keras_fitnets.distillation.teacher_outputs import Lesson
+from keras_fitnets.distillation.teacher_outputs import Lessons
+from keras_fitnets.distillation.teacher_outputs import Taught
+from keras_fitnets.distillation.teacher_outputs import inputs_in
+from keras_fitnets.distribution.multi_worker import FitsOnWorkers
+from keras_fitnets.distribution.multi_worker import step_results
+from keras_fitnets.distillation.finite_guard import Watch
+from keras_fitnets.distillation.objective import TERMS
+from keras_fitnets.distillation.objective import Objective
+from keras_fitnets.distillation.output_specs import Pairing
+from keras_fitnets.distillation.settings import Settings
+from keras_fitnets.distillation.teacher import Teacher
+
+
+@keras.saving.register_keras_serializable(package="keras_fitnets")
+class Distiller(FitsOnWorkers, Settings):
+    """Trains a student on the hints and soft targets of a frozen teacher.
+
+    The stages of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the label loss
+    that `compile` is given, `H_τ` the cross-entropy at temperature τ, and the hint
+    loss a sum over the pairs:
+
+    - `"hint"`: `½ ‖u_h(x) - r(v_g(x))‖²` (Eq. 3). Only the student up to its guided
+      layers, and the regressors, are run and trained. Labels are not needed.
+    - `"kd"`: `H(y, P_S) + λ H_τ(P_T, P_S)` (Eq. 2), on the whole student.
+    - `"joint"`: the two together, `Eq. 2 + hint_weight · Eq. 3`.
+
+    Sample weights, class weights and masks weigh every term; the student's regularisers
+    and `add_loss` terms are added, taken as means over the samples where several
+    replicas add them up. Compiled without a loss there is no label term. With
+    several outputs the soft term is the sum of theirs. The logs hold `loss`, and
+    `label_loss`, `kd_loss` and `hint_loss` as far as the stage has them, each the mean
+    over the samples before λ and `hint_weight`.
+
+    Args:
+        teacher: a `keras.Model`, a list of them (an ensemble), or a `Teacher`.
+        student: a `keras.Model` with the teacher's inputs and outputs.
+        hints: `("hint_layer", "guided_layer")`, a `Hint`, a list of either,
+            `"middle"` for the middle layer of each network, or None.
+        temperature: τ, positive. Reads as a float; assigning it holds from the next
+            step on.
+        lambda_: λ, at least 0, likewise.
+        stage: `"hint"`, `"kd"` or `"joint"`; by default `"joint"` with hints and
+            `"kd"` without. Can be assigned between calls to `fit`.
+        hint_weight: the factor of the hint loss in stage `"joint"`, at least 0.
+        activation: `"softmax"`, `"sigmoid"` (independent units) or `"auto"`, which
+            sees it from the end of the networks: logits of one unit are sigmoid, of
+            several softmax. A structure like the outputs says it for each; None in
+            it leaves an output out of the soft targets.
+        from_logits: whether the student returns logits rather than probabilities;
+            `"auto"` sees it from the graph of the student, as far as that is clear.
+        temperature_squared: multiply the soft term by τ², as Hinton et al. (arXiv
+            1503.02531) do.
+        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the steps of
+            the layers up to the guided ones, which stage 1 has trained.
+        **kwargs: `name`, as for any `keras.Model`.
+
+    Raises:
+        TypeError: for arguments of another type.
+        ValueError: for networks, layers or numbers that do not fit, naming them.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> def net(width):
+    ...     return keras.Sequential([
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(width, "relu", name="hidden"),
+    ...         keras.layers.Dense(3, name="logits"),
+    ...     ])
+    >>> distiller = Distiller(net(16), net(2), hints=("hidden", "hidden"), stage="kd")
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> distiller.compile("adam", loss=loss)
+    >>> history = distiller.fit(np.ones((8, 4)), np.ones(8), verbose=0)
+    >>> sorted(history.history)
+    ['kd_loss', 'label_loss', 'loss']
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: keras.Model,
+        hints: Any = None,
+        temperature: float = 3.0,
+        lambda_: float = 4.0,
+        stage: str | None = None,
+        hint_weight: float = 1.0,
+        activation: Any = "auto",
+        from_logits: bool | str = "auto",
+        temperature_squared: bool = False,
+        learning_rate_factor: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        if not isinstance(student, keras.Model):
+            raise TypeError(f"`student` must be a keras.Model; received {student!r}.")
+        if any(member is student for member in teacher.models):
+            raise ValueError(
+                f"Network '{student.name}' is both teacher and student. Give the "
+                "student a network of its own: keras.models.clone_model makes one."
+            )
+        if not isinstance(temperature_squared, bool):
+            raise ValueError(
+                "`temperature_squared` must be True or False; received "
+                f"{temperature_squared!r}. The paper has no such factor: False."
+            )
+        replicas.check_scope(student, teacher.models)
+        pairs = hint_pairs(hints, teacher.models, student)
+        regressors = [pair.regressor for pair in pairs]
+        policy = graph.dtype_policy([student, *regressors])
+        super().__init__(autocast=False, dtype=policy, **kwargs)
+        self._teacher = teacher
+        self.student = student
+        self._hints = pairs
+        self._activation = activation
+        self._from_logits = from_logits
+        self._temperature_squared = temperature_squared
+        self.supports_jit = graph.supports_jit(teacher.models)
+        # A mapping that Keras does not track: checkpoints need no running means.
+        self._trackers = types.MappingProxyType(
+            {name: keras.metrics.Mean(name=name, dtype=self._float()) for name in TERMS}
+        )
+        self._watch = Watch()
+        self._objective = Objective(
+            teacher,
+            student,
+            self.hints,
+            activation=activation,
+            from_logits=from_logits,
+            temperature_squared=temperature_squared,
+            share=replicas.share,
+        )
+        self.regressors = self._objective.regressors
+        self._start(temperature, lambda_, hint_weight, stage, learning_rate_factor)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return graph.run(self.student, inputs_in(inputs), bool(training))
+
+    @property
+    def pairings(self) -> list[Pairing | None]:
+        """How each output is read; None for one that is left out."""
+        return self._objective.pairings
+
+    @property
+    def lessons(self) -> Lessons:
+        """What the teacher can be asked."""
+        return self._objective.lessons
+
+    @property
+    def objective(self) -> Objective:
+        """From a batch to the student's outputs, and to the terms of its losses."""
+        return self._objective
+
+    def taught(self, x: Any) -> Taught:
+        """A batch of inputs with all that the teacher says of it, for later use."""
+        with tf.init_scope():
+            fingerprints = self.teacher.fingerprints()
+        return Taught(x, self.lessons.said(x, fingerprints))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        compiled = super().metrics if self.compiled else []
+        terms = [self._trackers[term] for term in self._terms()]
+        rest = [] if self.stage == "hint" else compiled[1:]
+        return [*compiled[:1], *terms, *rest]
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        check_data(self, **given, training=True)
+        replay = getattr(given.get("x"), "replay", None)
+        if replay is not None:
+            # A cache's views and order go by the epoch, also where a run is resumed.
+            given["callbacks"] = [*listed(given.get("callbacks")), replay.passes]
+        for name in ("x", "validation_data"):
+            if name in given:
+                given[name] = self._narrowed(given[name])
+        return super().fit(**given)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
+        check_data(self, **bound.arguments)
+        # Within `fit`, which has done so, `evaluate` has an argument of Keras' own.
+        if "kwargs" not in bound.arguments:
+            bound.arguments["x"] = self._narrowed(bound.arguments.get("x"))
+        return super().evaluate(*bound.args, **bound.kwargs)
+
+    def _narrowed(self, data: Any) -> Any:
+        """The same, but a cache gives no more of itself than the stage asks for."""
+        replay = getattr(data, "replay", None)
+        if replay is None:
+            return data
+        fingerprints = self.teacher.fingerprints()
+        wanted = self.lessons.names(fingerprints, self.stage, self._wanted())
+        return replay.dataset(wanted)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight, lesson = self._unpack(data)
+        if not self.optimizer.built:
+            # On all that any stage trains, so that stages can change under it.
+            self.optimizer.build(self.trainable_variables)
+        optimizer, state = self.optimizer, [*self._state(), *self.optimizer.variables]
+        before = self._watch.before(state)
+        # The teacher first, or its activations are alive beside the student's.
+        said = [t for t in tf.nest.flatten(tuple(lesson)) if tf.is_tensor(t)]
+        with tf.control_dependencies(said), tf.GradientTape() as tape:
+            y_pred, terms = self._evaluate(x, y, sample_weight, lesson, True)
+            loss = optimizer.scale_loss(terms["loss"])
+        variables = self._objective.trainable_variables(self.stage, self._wanted())
+        gradients = tape.gradient(loss, variables)
+        self._apply(replicas.gradients(gradients, _batch_size(x), optimizer), variables)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        places = {
+            "data": data,
+            "teacher's outputs": lesson.logits,
+            "hints": lesson.hints,
+            "student's outputs": y_pred,
+            **terms,
+            # Loss scaling searches for its scale by gradients that overflow.
+            "gradients": None if scaled else gradients,
+        }
+        self._watch.after(optimizer.iterations, places, state, before)
+        return self._log(x, y, y_pred, sample_weight, terms)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        x, y, sample_weight, lesson = self._unpack(data)
+        y_pred, terms = self._evaluate(x, y, sample_weight, lesson, False)
+        return self._log(x, y, y_pred, sample_weight, terms)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        # Keras calls this to build the label loss, also where a stage has none.
+        check_labels(self, y)
+        if "label_loss" not in self._terms():
+            return ops.zeros(())
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        check_labels(self, y)
+        if self.stage == "hint" or self._compile_metrics is None:
+            return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        # Keras asks after an epoch too, and then there must have been batches.
+        count = self._trackers[self._terms()[0]].count
+        apart = tf.executing_eagerly() and replicas.count() == 1
+        if apart and ops.convert_to_numpy(count) == 0:
+            raise ValueError(
+                "The data gave no batch: there was nothing to learn from, or to "
+                "evaluate. Pass at least one; see what `.filter()` or `.skip()` leaves "
+                "of the dataset."
+            )
+        return super().get_metrics_result()
+
+    def _wanted(self) -> tuple[int, ...]:
+        """The pairs that the stage uses."""
+        return self._active_hints if self.stage == "hint" else _all(self.hints)
+
+    def _terms(self) -> list[str]:
+        """The names of the stage's terms."""
+        if self.stage == "hint":
+            return ["hint_loss"]
+        labels = ["label_loss"] if self.loss is not None else []
+        return [*labels, "kd_loss", *(["hint_loss"] if self.stage == "joint" else [])]
+
+    def _state(self) -> list[Any]:
+        """All variables that a step may change, but for the optimizer's."""
+        layers = [self.student, *self.regressors]
+        return [variable for layer in layers for variable in layer.variables]
+
+    def _evaluate(
+        self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """The student's outputs; each term and the stage's "loss", as shares."""
+        check_labels(self, y)
+        objective, wanted, samples = self._objective, self._wanted(), _batch_size(x)
+        with replicas.weighing(self._state(), samples):
+            y_pred, regressed = objective.student(x, self.stage, wanted, training)
+            penalties = objective.penalties(self.stage, wanted)
+        terms, weights = {}, {}
+        # The label loss last: it would not say what is wrong with a sample weight.
+        for term in reversed(self._terms()):
+            if term == "label_loss":
+                label_loss = replicas.undivided(self._compile_loss, self.loss)
+                value = objective.label_loss(label_loss, y, y_pred, sample_weight)
+                weight = 1.0
+            elif term == "kd_loss":
+                temperature = ops.convert_to_tensor(self._temperature)
+                value = objective.kd_loss(lesson, y_pred, temperature, sample_weight)
+                weight = self._lambda
+            else:
+                value = objective.hint_loss(lesson, regressed, wanted, sample_weight)
+                weight = 1.0 if self.stage == "hint" else self._hint_weight
+            terms[term], weights[term] = value, weight
+        dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
+        loss = sum(
+            ops.cast(weight, dtype) * ops.cast(terms[term], dtype)
+            for term, weight in weights.items()
+        )
+        if penalties:
+            penalty = sum(ops.cast(ops.sum(p), dtype) for p in penalties)
+            loss += replicas.share(penalty, samples)
+        return y_pred, {**terms, "loss": loss}
+
+    def _unpack(self, data: Any) -> tuple[Any, Any, Any, Lesson]:
+        """Inputs, labels and sample weights of a batch, and what is said of it."""
+        if isinstance(data, Taught):
+            data = (data,)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, Taught):
+            lesson = self.remembered(x)
+        else:
+            lesson = self.lessons.asked(x, self.stage, self._wanted())
+        return inputs_in(x), y, sample_weight, lesson
+
+    def remembered(self, x: Taught) -> Lesson:
+        """What was said of a batch, as far as the stage wants to know.
+
+        Raises:
+            ValueError: if it was said by another teacher, or of other layers.
+        """
+        with tf.init_scope():
+            fingerprints = self.teacher.fingerprints()
+        return self.lessons.remembered(x.said, fingerprints, self.stage, self._wanted())
+
+    def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        if self.stage == "hint":
+            # A network that shows no graph may offer more than its hints depend on.
+            pairs = zip(gradients, variables, strict=True)
+            reached = [(g, v) for g, v in pairs if g is not None]
+            gradients, variables = [g for g, _ in reached], [v for _, v in reached]
+        if not variables:
+            raise ValueError(
+                f'Stage "{self.stage}" has nothing to train: every layer it would '
+                f"train in student '{self.student.name}' is frozen. Set "
+                "`layer.trainable = True` and compile again."
+            )
+        slow: list[Any] = []
+        if self.stage != "hint" and self.learning_rate_factor != 1:
+            slow = self._objective.guided_variables(_all(self.hints))
+        # This slows any optimizer; scaled gradients would not slow Adam or RMSprop,
+        # which divide them by their own size.
+        with replicas.slowed(slow, self.learning_rate_factor):
+            self.optimizer.apply(gradients, variables)
+
+    def _log(
+        self,
+        x: Any,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        terms: dict[str, Any],
+    ) -> dict[str, Any]:
+        means = replicas.everywhere(terms)
+        for metric in self.metrics[: len(means)]:
+            metric.update_state(means[metric.name], sample_weight=_batch_size(x))
+        return step_results(self.compute_metrics(x, y, y_pred, sample_weight))
+
+
+def _all(hints: Any) -> tuple[int, ...]:
+    return tuple(range(len(hints)))
+
+
+def _batch_size(x: Any) -> Any:
+    return ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]

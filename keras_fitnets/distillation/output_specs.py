@@ -1,0 +1,173 @@
+"""How the outputs of teacher and student are read as logits of the same classes."""
+
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+
+from keras_fitnets.inspection import activations
+from keras_fitnets.inspection import graph
+from keras_fitnets.losses import at_least_float32
+from keras_fitnets.losses import check_activation
+from keras_fitnets.losses import logits_of
+
+_PROBABILITIES = ("softmax", "sigmoid")
+_LOGITS = ("linear", "log_softmax")
+
+
+class Reading(NamedTuple):
+    """How to read one output of one network."""
+
+    activation: str
+    from_logits: bool
+
+    def logits(self, output: Any) -> Any:
+        """The output as logits, in float32 at least."""
+        if not self.from_logits:
+            return logits_of(output, self.activation)
+        return at_least_float32(output)
+
+
+class Pairing(NamedTuple):
+    """One of the student's outputs and its counterpart in every teacher."""
+
+    activation: str
+    student: Reading
+    members: tuple[Reading, ...]
+
+
+def pair_outputs(
+    members: Sequence[keras.Model],
+    student: keras.Model,
+    inputs: Any,
+    activation: Any,
+    members_from_logits: bool | str,
+    student_from_logits: bool | str,
+) -> list[Pairing | None]:
+    """For each output how to compare teachers and student; None where it is left out.
+
+    Raises:
+        ValueError: if the outputs differ in number or shape, or if it cannot be seen,
+            or was said wrongly, what they stand for.
+    """
+    networks = [student, *members]
+    for network in networks:
+        if inputs is None and not graph.is_symbolic(network):
+            raise ValueError(
+                f"The inputs of network '{network.name}', a {type(network).__name__}, "
+                "cannot be seen. Let teacher or student be a Functional or Sequential "
+                "network, which shows its inputs."
+            )
+    check_from_logits(student_from_logits)
+    outputs = [graph.outputs_of(network, inputs) for network in networks]
+    _check_same_shapes(networks, outputs)
+    flat = keras.tree.flatten(outputs[0])
+    wanted = _per_output(activation, outputs[0], student)
+    ends = [activations.output_activations(network) for network in networks]
+    ends = [end if len(end) == len(flat) else [None] * len(flat) for end in ends]
+    said = [student_from_logits, *[members_from_logits] * len(members)]
+    return [
+        wanted[i]
+        and _pair(
+            wanted[i],
+            [
+                _Output(network, end[i], from_logits)
+                for network, end, from_logits in zip(networks, ends, said, strict=True)
+            ],
+            flat[i].shape[-1],
+        )
+        for i in range(len(flat))
+    ]
+
+
+def check_from_logits(from_logits: Any) -> Any:
+    """`from_logits`, if it is one of the three things it can be."""
+    auto = isinstance(from_logits, str) and from_logits == "auto"
+    if not isinstance(from_logits, bool) and not auto:
+        raise ValueError(
+            f'`from_logits` must be True, False or "auto"; received {from_logits!r}.'
+        )
+    return from_logits
+
+
+class _Output(NamedTuple):
+    network: keras.Model
+    ends_in: str | None
+    said: bool | str
+
+    def from_logits(self) -> bool:
+        if self.said == "auto":
+            if self.ends_in in _PROBABILITIES or self.ends_in in _LOGITS:
+                return self.ends_in in _LOGITS
+            raise ValueError(
+                f"It cannot be seen whether network '{self.network.name}' returns "
+                "logits or probabilities: it ends in "
+                f"{self.ends_in or 'code that shows no activation'}. Say so with "
+                "`from_logits=True` or `False`: in the Distiller for the student,"
+                " in keras_fitnets.Teacher for a teacher; or leave the output "
+                "out with `activation=None` in its place."
+            )
+        if self.said and self.ends_in in _PROBABILITIES:
+            raise ValueError(
+                f"Network '{self.network.name}' ends in {self.ends_in}, so it returns "
+                'probabilities, but from_logits=True was said. Leave it at "auto".'
+            )
+        return bool(self.said)
+
+
+def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
+    shown = {
+        output.network.name: output.ends_in.removeprefix("log_")
+        for output in outputs
+        if output.ends_in in (*_PROBABILITIES, "log_softmax")
+    }
+    kinds = set(shown.values()) | ({wanted} - {"auto"})
+    if len(kinds) > 1:
+        raise ValueError(
+            "Soft targets need one meaning of the outputs, softmax (one class of "
+            f"several) or sigmoid (independent units); received activation={wanted!r}, "
+            f"and the networks end in {shown}. Make them agree."
+        )
+    activation = kinds.pop() if kinds else ("sigmoid" if units == 1 else "softmax")
+    if activation == "softmax" and units == 1:
+        raise ValueError(
+            "A softmax over one unit is always 1, so it teaches nothing. Use "
+            'activation="sigmoid" for a single unit, or more units.'
+        )
+    readings = [Reading(activation, output.from_logits()) for output in outputs]
+    return Pairing(activation, readings[0], tuple(readings[1:]))
+
+
+def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
+    for network, output in zip(networks[1:], outputs[1:], strict=True):
+        if not graph.same_structure(output, outputs[0]):
+            raise ValueError(
+                "Teacher and student must have the same outputs, with the same number "
+                f"of classes; teacher '{network.name}' gives "
+                f"{graph.shown(output)}, student '{networks[0].name}' gives "
+                f"{graph.shown(outputs[0])}. Change the last layer of one of them."
+            )
+
+
+def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any]:
+    count = len(keras.tree.flatten(outputs))
+    if isinstance(activation, str):
+        wanted = [activation] * count
+    else:
+        same_keys = not isinstance(outputs, dict) or (
+            isinstance(activation, dict) and activation.keys() == outputs.keys()
+        )
+        wanted = keras.tree.flatten(activation) if same_keys else []
+        if len(wanted) != count or activation is None:
+            raise ValueError(
+                '`activation` must be "auto", "softmax", "sigmoid", or one of these or '
+                f"None for each output; received {activation!r} for the outputs of "
+                f"student '{student.name}': {graph.shown(outputs)}."
+            )
+    if not any(wanted):
+        raise ValueError(
+            "`activation` leaves out every output, so that the teacher has nothing to "
+            f"teach; received {activation!r}."
+        )
+    return [w if w in (None, "auto") else check_activation(w) for w in wanted]

@@ -1,0 +1,285 @@
+"""What is wrong with the data of `fit` and `evaluate` is found before they begin."""
+
+import numbers
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_fitnets.inspection import graph
+from keras_fitnets.distillation.validate_labels import check_class_weight
+from keras_fitnets.distillation.validate_labels import check_label_arrays
+from keras_fitnets.distillation.validate_labels import check_labels
+from keras_fitnets.distillation.validate_labels import shape_of
+from keras_fitnets.distillation.validate_labels import shapes_of
+from keras_fitnets.distillation.teacher_outputs import Taught
+from keras_fitnets.distillation.teacher_outputs import inputs_in
+
+
+def check_data(
+    distiller: Any,
+    x: Any = None,
+    y: Any = None,
+    sample_weight: Any = None,
+    validation_data: Any = None,
+    class_weight: Any = None,
+    training: bool = False,
+    **options: Any,
+) -> None:
+    """Refuse data that no step of the stage could use, as far as looking is free.
+
+    Arrays are looked at in full, of a `tf.data.Dataset` what it says of its elements,
+    of a `keras.utils.PyDataset` the first batch, and nothing of a generator.
+
+    Args:
+        distiller: the Distiller, in the stage that is to run.
+        training: whether it is for `fit`.
+        **options: the other arguments of `fit` or `evaluate`.
+
+    Raises:
+        TypeError, ValueError: naming what was passed and what is expected.
+    """
+    # Within `fit`, `evaluate` has an argument of Keras' own, and data already seen.
+    if not distiller.compiled or "kwargs" in options:
+        return
+    _check_counts(options)
+    steps = options.get("steps_per_epoch") or options.get("steps")
+    words = "`steps_per_epoch` to `fit`, or `steps` to `evaluate`"
+    _check_end("`x`", x, steps, words)
+    check_source(distiller, "`x`", x, y, sample_weight)
+    if training:
+        _check_static(distiller, x, options.get("batch_size"))
+    if validation_data is not None:
+        name, steps = "`validation_data`", options.get("validation_steps")
+        _check_end(name, validation_data, steps, "`validation_steps`")
+        check_source(distiller, name, *unpacked(name, validation_data))
+    if class_weight is not None:
+        check_class_weight(class_weight, _shown_by(distiller))
+
+
+def check_source(
+    distiller: Any, name: str, x: Any, y: Any = None, sample_weight: Any = None
+) -> None:
+    """Refuse inputs and what belongs to them, or a source that gives them in batches.
+
+    Args:
+        distiller: the Distiller; in stage "hint" labels are not looked at.
+        name: what `x` was passed as, for the messages.
+    """
+    told_as = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
+    if isinstance(x, tf.data.Dataset):
+        x, y, sample_weight = unpacked(name, _specified(x.element_spec))
+    elif isinstance(x, keras.utils.PyDataset):
+        x, y, sample_weight = unpacked(name, x[0])
+    elif is_source(x):
+        return
+    elif name == "`x`":
+        told_as = ["`x`", "`y`", "`sample_weight`"]
+    if isinstance(x, Taught):
+        distiller.remembered(x)
+    x, network = inputs_in(x), _shown_by(distiller)
+    check_inputs(distiller, told_as[0], x)
+    check_labels(distiller, y)
+    if distiller.stage != "hint" and distiller.loss is not None:
+        _check_numbers(told_as[1], y)
+        # A teacher's outputs may have other names than a student's that shows none.
+        if network is distiller.student or (network and not isinstance(y, dict)):
+            check_label_arrays(y, distiller.loss, network, told_as[1])
+    _check_numbers(told_as[2], sample_weight)
+    _check_lengths(dict(zip(told_as, [x, y, sample_weight], strict=True)))
+
+
+def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
+    """Refuse inputs that the networks do not take."""
+    network = _shown_by(distiller)
+    _check_numbers(told_as, x, network)
+    if network is not None:
+        _check_inputs(told_as, x, network)
+
+
+def unpacked(name: str, element: Any) -> tuple[Any, Any, Any]:
+    """Inputs, labels and weights of a batch, each None where there are none."""
+    if isinstance(element, Taught):
+        return element, None, None
+    if isinstance(element, (tuple, list)) and not 1 <= len(element) <= 3:
+        raise ValueError(
+            f"An element of {name} must be x, (x, y) or (x, y, sample_weight); "
+            f"received {len(element)} parts: {shapes_of(element)}. Several inputs or "
+            "labels belong in a tuple or dictionary of their own: ((x1, x2), y)."
+        )
+    return keras.utils.unpack_x_y_sample_weight(element)
+
+
+def _specified(spec: Any) -> Any:
+    """The specification of a dataset's elements, with None for what is None in it."""
+    return keras.tree.map_structure(lambda s: s if hasattr(s, "shape") else None, spec)
+
+
+def _shown_by(distiller: Any) -> keras.Model | None:
+    """The first network that shows what all of them take and give."""
+    networks = [distiller.student, *distiller.teacher.models]
+    return next(filter(graph.is_symbolic, networks), None)
+
+
+def is_source(x: Any) -> bool:
+    """Whether `x` gives batches that cannot be seen before they are used."""
+    arrays = keras.tree.is_nested(x) or hasattr(x, "shape") or isinstance(x, str)
+    return not arrays and hasattr(x, "__iter__")
+
+
+def _check_counts(options: dict[str, Any]) -> None:
+    counts = ("batch_size", "steps_per_epoch", "steps", "validation_steps")
+    for name in (*counts, "validation_batch_size"):
+        value = options.get(name)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or value < 1
+        ):
+            raise ValueError(
+                f"`{name}` must be a whole number of at least 1, or None; received "
+                f"{value!r}."
+            )
+
+
+def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
+    """Refuse a source that says it is empty, or an endless one without `steps`."""
+    if isinstance(source, tf.data.Dataset):
+        count = int(source.cardinality())
+    elif isinstance(source, keras.utils.PyDataset):
+        count = source.num_batches
+        count = tf.data.INFINITE_CARDINALITY if count is None else count
+    else:
+        return
+    if count == 0:
+        raise ValueError(
+            f"{name} is an empty {type(source).__name__}: it has 0 batches. Pass one "
+            "with at least one; `drop_remainder=True` drops a batch that is not full."
+        )
+    if count == tf.data.INFINITE_CARDINALITY and not steps:
+        raise ValueError(
+            f"{name} is a {type(source).__name__} without end, so that no epoch would "
+            f"end. Pass {words}, or leave out `.repeat()`."
+        )
+
+
+def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
+    """On a TPU refuse batches to train on of unknown or uneven size."""
+    strategy = distiller.distribute_strategy
+    if not isinstance(strategy, tf.distribute.TPUStrategy):
+        return
+    rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
+    if isinstance(x, tf.data.Dataset):
+        inputs = _flat(_specified(x.element_spec))
+        sizes = {shape[0] for one in inputs if (shape := shape_of(one))}
+        remedy = "Use `.batch(size, drop_remainder=True)`"
+    elif is_source(x):
+        sizes = {None}
+    else:
+        size = batch_size or 32
+        sizes, rest = {size}, len(_flat(x)[0]) % size
+        remedy = "Pass a `batch_size` that divides the samples"
+    count = strategy.num_replicas_in_sync
+    if rest or any(size is None or size % count for size in sizes):
+        raise ValueError(
+            "A TPU compiles a step for one size of batch, and `x` gives batches of "
+            f"unknown or uneven size: {sizes}. {remedy}, of a size that is a multiple "
+            f"of the {count} replicas."
+        )
+
+
+def _check_numbers(
+    told_as: str, arrays: Any, network: keras.Model | None = None
+) -> None:
+    """Refuse what is no array, and text that no network reads."""
+    inputs = [] if network is None else _flat(graph.inputs_of(network))
+    reads_text = any(one.dtype == "string" for one in inputs)
+    for array in _flat(arrays) or ([arrays] if told_as == "`x`" else []):
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise TypeError(
+                f"Expected {told_as} to be an array, or a structure of arrays; "
+                f"received a {type(array).__name__}: {array!r:.80}. Pass "
+                "numpy.asarray(...) of it."
+            )
+        dtype = getattr(array.dtype, "name", str(array.dtype))
+        text = dtype.startswith(("str", "bytes", "object"))
+        if text and not reads_text:
+            raise ValueError(
+                f"Expected {told_as} to hold numbers; received the dtype {dtype}. Read "
+                "files, and number classes, before: for example with "
+                "keras.utils.load_img or keras.layers.StringLookup."
+            )
+
+
+def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
+    """Compare inputs with a network's, as leniently as a Functional network does."""
+    inputs = graph.inputs_of(network)
+    expected, given = _flat(inputs), _flat(x)
+    remedy = "Pass one array for each input."
+    if isinstance(x, dict):
+        names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
+        expected = list(inputs.values()) if isinstance(inputs, dict) else expected
+        given = [x[name] for name in names if name in x]
+        remedy = (
+            "Pass a dictionary with these names, or pairs (x, y): of a dataset of "
+            'dictionaries `dataset.map(lambda d: (d["image"], d["label"]))` makes them.'
+        )
+    if len(given) != len(expected):
+        raise ValueError(
+            f"Network '{network.name}' takes {shapes_of(inputs)}; received {told_as} "
+            f"as {shapes_of(x)}. {remedy}"
+        )
+    for array, one in zip(given, expected, strict=True):
+        if keras.tree.is_nested(array) or array is None:
+            continue
+        shape, wanted = shape_of(array), tuple(one.shape)
+        if shape is None or _fits(shape, wanted):
+            continue
+        remedy = "Resize or reshape them, or build the networks for this shape."
+        if graph.same_shapes([shape], [wanted[1:]]):
+            remedy = "That is one sample without a batch: use `.batch(32)` before."
+        raise ValueError(
+            f"Network '{network.name}' takes inputs of shape {wanted}; received "
+            f"{told_as} of shape {shape}. {remedy}"
+        )
+
+
+def _fits(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    given, expected = shape[1:], wanted[1:]
+    # A last dimension of 1 is Keras' own to add or to drop.
+    candidates = [given, *([given[:-1]] if given[-1:] in ((1,), (None,)) else [])]
+    candidates += [(*given, 1)] if len(shape) > 0 else []
+    return len(shape) > 0 and any(
+        graph.same_shapes([candidate], [expected]) for candidate in candidates
+    )
+
+
+def _check_lengths(parts: dict[str, Any]) -> None:
+    counts: dict[str, set[Any]] = {}
+    for told_as, arrays in parts.items():
+        for array in _flat(arrays):
+            shape = shape_of(array)
+            if shape is not None and None not in shape[:1]:
+                counts.setdefault(told_as, set()).add(shape[0] if shape else "no")
+    if any(0 in count for count in counts.values()):
+        raise ValueError(
+            f"There are no samples: {_told(counts)}. Pass at least one sample."
+        )
+    if len(set().union(*counts.values())) > 1:
+        raise ValueError(
+            f"The numbers of samples differ: {_told(counts)}. Pass for each sample its "
+            "label, and its weight where there are weights."
+        )
+
+
+def _told(counts: dict[str, set[Any]]) -> str:
+    return ", ".join(
+        f"{told_as} {' and '.join(map(str, sorted(count, key=str)))}"
+        for told_as, count in counts.items()
+    )
+
+
+def _flat(arrays: Any) -> list[Any]:
+    return [array for array in keras.tree.flatten(arrays) if array is not None]

@@ -1,0 +1,231 @@
+"""A label loss that contradicts outputs or labels is found before it trains."""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fitnets.inspection import graph
+from keras_fitnets.distillation.output_specs import Pairing
+
+_FOR = {
+    "categorical_crossentropy": "softmax",
+    "categorical_focal_crossentropy": "softmax",
+    "sparse_categorical_crossentropy": "softmax",
+    "binary_crossentropy": "sigmoid",
+    "binary_focal_crossentropy": "sigmoid",
+}
+
+
+def check_labels(distiller: Any, y: Any) -> None:
+    """Compare labels, or their absence, and the label loss with a Distiller's stage.
+
+    Raises:
+        ValueError: if they do not suit it.
+    """
+    no_use = distiller.loss is distiller._compile_metrics is None
+    if distiller.stage == "hint" or no_use:
+        return
+    if y is None:
+        raise ValueError(
+            f'Stage "{distiller.stage}" needs labels, and none were passed. Pass `y`, '
+            'or a dataset of (x, y); or use stage="hint", which needs none; or, '
+            "for the soft targets alone, a new Distiller compiled without loss and "
+            "metrics."
+        )
+    if distiller.loss is not None:
+        check_label_loss(distiller.loss, distiller.pairings, distiller.student)
+
+
+def check_label_loss(
+    loss: Any, pairings: Sequence[Pairing | None], student: keras.Model
+) -> None:
+    """Compare the crossentropies among the label losses with how outputs are read.
+
+    Raises:
+        ValueError: if one takes probabilities where the student returns logits or the
+            other way round, or one class of several where its units are independent.
+    """
+    losses = _by_output(loss, getattr(student, "output", None), len(pairings))
+    for one, pairing in zip(losses, pairings, strict=False):
+        name, from_logits = _described(one)
+        if pairing is None or name not in _FOR:
+            continue
+        if from_logits != pairing.student.from_logits:
+            returns = "probabilities" if from_logits else "logits"
+            raise ValueError(
+                f"Student '{student.name}' returns {returns}, but the label loss "
+                f"'{name}' has from_logits={from_logits}. Compile with "
+                f"{_class_of(name)}(from_logits={not from_logits})."
+            )
+        if _FOR[name] != pairing.activation:
+            raise ValueError(
+                f"The label loss '{name}' is for {_FOR[name]} outputs, but the soft "
+                f"targets of student '{student.name}' are read as "
+                f'{pairing.activation}. Pass activation="{_FOR[name]}" to the '
+                "Distiller, or change the loss."
+            )
+
+
+def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) -> None:
+    """Compare labels with a network's outputs, and with the losses that take them.
+
+    Args:
+        y: arrays, or specifications of tensors, whose values cannot be looked at.
+        loss: what `compile` was given.
+        network: a network that shows its outputs.
+        told_as: what the labels are called in a message.
+
+    Raises:
+        ValueError: for another number of labels than outputs, for shapes that the
+            losses do not take, and for classes that there are not.
+    """
+    outputs = graph.outputs_of(network, None)
+    flat, flat_outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
+    named = isinstance(y, dict), isinstance(outputs, dict)
+    strange = y.keys() != outputs.keys() if all(named) else named == (True, False)
+    if len(flat) != len(flat_outputs) or (strange and not isinstance(outputs, list)):
+        raise ValueError(
+            f"Network '{network.name}' gives {shapes_of(outputs)}; received {told_as} "
+            f"as {shapes_of(y)}. Pass one array for each output, in that structure."
+        )
+    losses = _by_output(loss, outputs, len(flat_outputs))
+    for one, labels, output in zip(losses, flat, flat_outputs, strict=False):
+        name, from_logits = _described(one)
+        if labels is None or name not in _FOR:
+            continue
+        _check_shape(labels, tuple(output.shape), name, from_logits, told_as)
+        if name.startswith("sparse"):
+            ignored = getattr(one, "ignore_class", None)
+            _check_classes(labels, output.shape[-1], ignored, name, network, told_as)
+
+
+def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
+    """Refuse weights of classes that a network, where one is seen, does not tell."""
+    if not isinstance(class_weight, dict):
+        raise TypeError(
+            "`class_weight` must be a dictionary from the number of a class to its "
+            f"weight; received {class_weight!r}. For example {{0: 1.0, 1: 2.0}}."
+        )
+    if network is None:
+        return
+    outputs = keras.tree.flatten(graph.outputs_of(network, None))
+    if len(outputs) != 1:
+        return
+    classes = max(outputs[0].shape[-1], 2)
+    unknown = [key for key in class_weight if key not in range(classes)]
+    if unknown:
+        raise ValueError(
+            f"Network '{network.name}' tells {classes} classes apart, from 0 to "
+            f"{classes - 1}; received `class_weight` with {unknown}. Leave these out, "
+            "or number the classes from 0."
+        )
+    wrong = [v for v in class_weight.values() if not isinstance(v, numbers.Real)]
+    if wrong:
+        raise ValueError(
+            f"`class_weight` must hold a number for each class; received {wrong}. For "
+            "example {0: 1.0, 1: 2.0}."
+        )
+
+
+def shape_of(array: Any) -> tuple[Any, ...] | None:
+    """The shape of an array, or of its specification; None if not even its rank is."""
+    rank = getattr(array.shape, "rank", len(tuple(array.shape or ())))
+    return None if rank is None else tuple(array.shape)
+
+
+def shapes_of(arrays: Any) -> Any:
+    """A structure of arrays as one of shapes, to be read in a message."""
+    return keras.tree.map_structure(
+        lambda a: str(shape_of(a)) if hasattr(a, "shape") else repr(a), arrays
+    )
+
+
+def _check_shape(
+    labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, told_as: str
+) -> None:
+    shape = shape_of(labels)
+    sparse = name.startswith("sparse")
+    expected = output[:-1] if sparse else output
+    # A last dimension of 1 is Keras' own to add or to drop.
+    allowed = [expected, (*expected, 1)]
+    if expected[-1:] == (1,):
+        allowed.append(expected[:-1])
+    if shape is None or any(graph.same_shapes([shape], [a]) for a in allowed):
+        return
+    if sparse:
+        one_hot = _class_of(name.removeprefix("sparse_"))
+        remedy = (
+            "For one-hot labels compile with "
+            f"{one_hot}(from_logits={from_logits}), or pass y.argmax(-1)."
+        )
+    elif len(shape) < len(output) and name.startswith("categorical"):
+        remedy = (
+            "For numbers of classes compile with "
+            f"{_class_of('sparse_' + name)}(from_logits={from_logits}), or pass "
+            f"keras.utils.to_categorical(y, {output[-1]})."
+        )
+    else:
+        remedy = (
+            "Let the labels, and the last layers of teacher and student, have the same "
+            "number of classes."
+        )
+    takes = "the number of a class" if sparse else "a number for each class"
+    raise ValueError(
+        f"The label loss '{name}' takes for each sample {takes}, in the shape "
+        f"{expected}; received {told_as} of shape {shape}. {remedy}"
+    )
+
+
+def _check_classes(
+    labels: Any, classes: Any, ignored: Any, name: str, network: Any, told_as: str
+) -> None:
+    if classes is None or not hasattr(labels, "__array__"):
+        return
+    values = np.asarray(labels)
+    if ignored is not None:
+        values = values[values != ignored]
+    if values.dtype.kind == "f":
+        broken = values[values != np.floor(values)]
+        if broken.size:
+            raise ValueError(
+                f"The label loss '{name}' takes whole numbers, those of the classes; "
+                f"received {told_as} with {broken.flat[0]}. Round the labels, or "
+                "compile with a loss for what they are."
+            )
+    if values.size and (values.min() < 0 or values.max() >= classes):
+        raise ValueError(
+            f"Network '{network.name}' tells {classes} classes apart, which the label "
+            f"loss '{name}' numbers from 0 to {classes - 1}; received {told_as} from "
+            f"{values.min()} to {values.max()}. Number the classes from 0, or give the "
+            "last layers of teacher and student as many units as there are classes."
+        )
+
+
+def _by_output(loss: Any, outputs: Any, count: int) -> list[Any]:
+    """The loss of each output; empty where Keras matches them in ways of its own."""
+    if not keras.tree.is_nested(loss):
+        return [loss] * count
+    if isinstance(loss, dict) != isinstance(outputs, dict):
+        return []
+    if isinstance(loss, dict):
+        loss = {name: loss.get(name) for name in outputs}
+    losses = keras.tree.flatten(loss)
+    return losses if len(losses) == count else []
+
+
+def _class_of(name: str) -> str:
+    return f"keras.losses.{name.title().replace('_', '')}"
+
+
+def _described(loss: Any) -> tuple[str, bool]:
+    """A loss's snake-case name, and whether it takes logits."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss):
+        name = type(loss).__name__
+        snake = "".join("_" + c.lower() if c.isupper() else c for c in name)
+        return snake.lstrip("_"), bool(getattr(loss, "from_logits", False))
+    return getattr(loss, "__name__", ""), False

@@ -1,0 +1,151 @@
+"""How large a network is, and how much it does: parameters and multiplications."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_fitnets.inspection import graph
+from keras_fitnets.runtimes.runner import check_built
+
+# Two operations each, a multiplication and an addition, in TensorFlow's count.
+_PRODUCTS = [
+    "MatMul",
+    "BatchMatMul(V[23])?",
+    "Conv[23]D",
+    "DepthwiseConv2dNative",
+]
+# What hides other operations from the count.
+_HIDING = ("While", "If", "Case", "PartitionedCall", "XlaLaunch", "PyFunc")
+
+
+def multiplications(network: keras.Model, x: Any = None) -> int:
+    """The multiplications of one forward pass of one sample.
+
+    Those of matrix products and convolutions, a padded border included, as the tables
+    of Romero et al., "FitNets" (arXiv 1412.6550), count them. TensorFlow's profiler
+    counts a traced pass; an einsum and a transposed convolution, for which it has no
+    or no exact formula, have theirs here. Recurrent layers are unrolled for it.
+
+    Args:
+        network: the network, built.
+        x: a batch of its inputs, or a structure of them; needed where their shapes
+            are not known whole.
+
+    Raises:
+        TypeError: for what is no network.
+        ValueError: if the shapes are not known, or the pass holds something that hides
+            its operations, such as a loop.
+
+    Example:
+
+    >>> import keras_fitnets as kf
+    >>> kf.report.multiplications(kf.models.build("fitnet1"))
+    30150024
+    """
+    if not isinstance(network, keras.Model):
+        raise TypeError(f"A network must be a keras.Model; received {network!r}.")
+    graph = _traced(check_built(network), _one_sample(network, x))
+    operations = graph.get_operations()
+    hiding = {op.type for op in operations if op.type.endswith(_HIDING)}
+    if hiding:
+        raise ValueError(
+            f"The multiplications of network '{network.name}' cannot be counted: its "
+            f"pass holds {', '.join(sorted(hiding))}, behind which others are hidden. "
+            "Count the network that it was made of, or leave the number out."
+        )
+    return _by_the_profiler(graph) + sum(map(_by_formula, operations))
+
+
+def _one_sample(network: keras.Model, x: Any) -> Any:
+    """Zeros in the form of one sample of the network's inputs."""
+    if x is None:
+        x = graph.inputs_of(network)
+    else:
+        x = keras.tree.map_structure(np.asarray, x)
+    if x is None or None in [d for t in keras.tree.flatten(x) for d in t.shape[1:]]:
+        shapes = None if x is None else graph.shown(x)
+        raise ValueError(
+            f"The shape of the inputs of network '{network.name}' is not known whole: "
+            f"{shapes}. Pass a batch of them."
+        )
+
+    def zeros(tensor: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        return tf.zeros((1, *tensor.shape[1:]), dtype)
+
+    return keras.tree.map_structure(zeros, x)
+
+
+def _traced(network: keras.Model, x: Any) -> tf.Graph:
+    """The graph of one forward pass, functions within it opened."""
+    specs = [tf.TensorSpec.from_tensor(tensor) for tensor in keras.tree.flatten(x)]
+    forward = graph.flat_pass(network, x)
+    eager = tf.config.functions_run_eagerly()
+    # Else a function inside, as Keras makes for XLA, would stay closed.
+    tf.config.run_functions_eagerly(True)
+    try:
+        with unrolled(network):
+            return tf.compat.v1.wrap_function(forward, specs).graph
+    finally:
+        tf.config.run_functions_eagerly(eager)
+
+
+@contextlib.contextmanager
+def unrolled(network: keras.Model) -> Iterator[None]:
+    """Recurrent layers, step by step instead of in a loop."""
+    layers = graph.descendants(network)
+    loops = [layer for layer in layers if getattr(layer, "unroll", None) is False]
+    for layer in loops:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in loops:
+            layer.unroll = False
+
+
+def _by_the_profiler(graph: tf.Graph) -> int:
+    profiler = tf.compat.v1.profiler
+    builder = profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output()
+    options.with_accounted_types([f"^{name}$" for name in _PRODUCTS])
+    logger = tf.get_logger()
+    level = logger.level
+    # It warns of itself, being of TensorFlow 1.
+    logger.setLevel("ERROR")
+    try:
+        counted = profiler.profile(graph, options=options.build(), cmd="op")
+    finally:
+        logger.setLevel(level)
+    return counted.total_float_ops // 2
+
+
+def _by_formula(operation: tf.Operation) -> int:
+    shapes = [tuple(tensor.shape) for tensor in operation.inputs]
+    if operation.type == "Einsum":
+        return _of_einsum(operation.get_attr("equation").decode(), shapes)
+    if operation.type in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
+        # Each input, of all channels, meets the kernel whole, whose last axis they are.
+        _, kernel, inputs = shapes
+        return math.prod(inputs) * math.prod(kernel[:-1])
+    return 0
+
+
+def _of_einsum(equation: str, shapes: list[tuple[int, ...]]) -> int:
+    """One for each combination of all indices of two factors."""
+    sizes: dict[str, int] = {}
+    terms = equation.split("->")[0].split(",")
+    for term, shape in zip(terms, shapes, strict=True):
+        before, dots, behind = term.partition("...")
+        named = [*before, *behind]
+        # What dots stand for is counted from its end: it may be longer elsewhere.
+        spare = range(len(shape) - len(named), 0, -1) if dots else ()
+        indices = [*before, *(f"...{n}" for n in spare), *behind]
+        for index, size in zip(indices, shape, strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))
+    return math.prod(sizes.values()) if len(terms) > 1 else 0

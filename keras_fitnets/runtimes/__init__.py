@@ -1,0 +1,1 @@
+"""Networks and exported files as functions from arrays to arrays."""

@@ -1,0 +1,88 @@
+"""What a search tries: ranges of numbers, and candidates for the hint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_fitnets.inspection import graph
+from keras_fitnets.distillation.hints import check_member
+from keras_fitnets.distillation.hints import hint_pairs
+from keras_fitnets.losses import check_number
+
+NO_HINT = "none"
+
+
+def numbers_of(argument: str, given: Any, sign: str = "positive") -> Any:
+    """A range `(low, high)`, a list of values, or one value, of floats.
+
+    Raises:
+        ValueError: if it is none of these, or holds other numbers.
+    """
+    values = list(given) if isinstance(given, (list, tuple)) else [given]
+    values = [check_number(argument, value, sign) for value in values]
+    if isinstance(given, tuple):
+        if len(values) != 2 or values[0] >= values[1]:
+            raise ValueError(
+                f"`{argument}` as a range must be (low, high), with low below high; "
+                f"received {given!r}. A list is a choice between its values."
+            )
+        return values[0], values[1]
+    if isinstance(given, list):
+        if len(set(values)) < max(1, len(values)):
+            raise ValueError(
+                f"`{argument}` as a list must hold the values to choose from, each "
+                f"once; received {given!r}."
+            )
+        return values
+    return values[0]
+
+
+def declare(hp: Any, name: str, space: Any) -> None:
+    """Register numbers, or a list of words, as a hyperparameter."""
+    if isinstance(space, list) and len(space) > 1:
+        hp.Choice(name, space)
+    elif isinstance(space, tuple):
+        low, high = space
+        # Ratios matter, not differences; from 0 on there are none.
+        hp.Float(name, low, high, sampling="log" if low > 0 else "linear")
+    else:
+        hp.Fixed(name, space[0] if isinstance(space, list) else space)
+
+
+def candidates_of(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
+    """The candidates for a Distiller's `hints`, by name.
+
+    Raises:
+        ValueError, TypeError: for what a Distiller does not take, a layer that the
+            teacher has not, no candidate, or one that is there twice.
+    """
+    given = hints if isinstance(hints, list) else [hints]
+    named: dict[str, Any] = {}
+    for candidate in given:
+        name = _name(candidate, members)
+        if candidate in named.values():
+            raise ValueError(
+                f"`hints` must hold each candidate once; received {candidate!r} twice."
+            )
+        # The layers alone may not tell them apart.
+        named[repr(candidate) if name in named else name] = candidate
+    if not named:
+        raise ValueError(
+            "`hints` must hold at least one candidate; received an empty list. For "
+            "distillation without hints pass None."
+        )
+    return named
+
+
+def _name(candidate: Any, members: Sequence[keras.Model]) -> str:
+    if candidate is None:
+        return NO_HINT
+    if isinstance(candidate, str) and candidate == "middle":
+        return candidate
+    # Words are refused before the student would be looked at.
+    pairs = hint_pairs(candidate, members, members[0])
+    for hint in pairs:
+        check_member(hint, members)
+        graph.layer_at(members[hint.member], hint.hint_layer)
+    return " + ".join(f"{hint.hint_layer} -> {hint.guided_layer}" for hint in pairs)
