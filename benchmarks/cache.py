@@ -29,9 +29,9 @@ import tensorflow as tf
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import run
-from keras_fitnets.cache.teacher_pass import Answers
-from keras_fitnets.report.timing import medians
-from keras_fitnets.report.timing import medians_of
+from keras_fitnets.cache.teacher_pass import TeacherPass
+from keras_fitnets.report.timing import measure_in_turns
+from keras_fitnets.report.timing import measure_medians
 
 BATCH = 64
 STAGES = ("hint", "kd", "joint")
@@ -113,17 +113,17 @@ def writing(
     for name, part in parts.items():
         steps[f"forward{name}"] = functools.partial(passes, part)
         steps[f"write{name}"] = functools.partial(write, part)
-    return medians(steps, repeats, warm_up=1)
+    return measure_medians(steps, repeats, warm_up=1)
 
 
 def folding(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, float]:
     """What constants save, and how far they move the teacher's logits."""
     images, _ = next(iter(dataset))
-    answers = Answers(distiller.teacher, distiller.lessons, "float32")
-    [member], lessons = answers.fingerprints, distiller.lessons
-    said = tf.function(lambda x: lessons.said(x, [member])[member])
+    answers = TeacherPass(distiller.teacher, distiller.teacher_outputs, "float32")
+    [member], provider = answers.fingerprints, distiller.teacher_outputs
+    said = tf.function(lambda x: provider.said(x, [member])[member])
     passes = {"ordinary": lambda: said(images), "folded": lambda: answers(images)}
-    seconds = medians(passes, 5 * repeats)
+    seconds = measure_medians(passes, 5 * repeats)
     logits = said(images)["output 0"].numpy()
     moved = np.abs(answers(images)[f"{member} output 0"] - logits)
     return {
@@ -147,7 +147,7 @@ def epochs(pair, dataset: tf.data.Dataset, folder: Path, repeats: int) -> dict:
             )
             runs.append(epoch_of(f"{stage}, {kind}", distiller, cached))
         runs.append(epoch_of(stage, distiller, dataset))
-    return medians_of(runs, repeats, warm_up=1)
+    return measure_in_turns(runs, repeats, warm_up=1)
 
 
 def rounding(pair, dataset: tf.data.Dataset, folder: Path) -> dict[str, float]:

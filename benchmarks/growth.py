@@ -24,7 +24,7 @@ from benchmarks import publish
 from benchmarks.step import BATCH
 from benchmarks.step import by_keras
 from keras_fitnets.report import multiplications
-from keras_fitnets.report.timing import medians
+from keras_fitnets.report.timing import measure_medians
 
 WIDTHS = (8, 16, 32, 48, 64, 96)
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -70,7 +70,7 @@ def measure(sweep: str, folder: Path, repeats: int) -> list[dict[str, float]]:
         batch = tf.constant(x[:BATCH])
         asked = tf.function(lambda d=distiller, b=batch: d.taught(b).said)
         steps[f"{point} teacher"] = asked
-    seconds = medians(steps, repeats)
+    seconds = measure_medians(steps, repeats)
     own = seconds["student"]
     return [
         {

@@ -38,7 +38,7 @@ from benchmarks import run
 from benchmarks.cache import Epoch
 from benchmarks.long_run import TRACES
 from benchmarks.long_run import Watching
-from keras_fitnets.report.timing import medians_of
+from keras_fitnets.report.timing import measure_in_turns
 
 EPOCHS = 26  # of the learning rate's schedule, as many as the example's
 TEMPERATURE, LAMBDA = 3.0, 4.0
@@ -212,10 +212,10 @@ def main(repeats: int) -> dict[str, Any]:
     stages = {"plain": None, **{s: s for s in STAGES}, "fit_stagewise": "hint"}
     firsts = [functools.partial(first_step, job, *names) for names in stages.items()]
     seconds = {
-        **medians_of(firsts, repeats, warm_up=1),
-        **medians_of(epochs(job), repeats, warm_up=1),
+        **measure_in_turns(firsts, repeats, warm_up=1),
+        **measure_in_turns(epochs(job), repeats, warm_up=1),
     }
-    imported = medians_of([import_time], repeats, warm_up=1)["import"]
+    imported = measure_in_turns([import_time], repeats, warm_up=1)["import"]
     ratios = {
         name: {
             "measured": round(seconds[top] / sum(seconds[b] for b in bottom), 3),

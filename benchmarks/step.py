@@ -21,7 +21,7 @@ import tensorflow as tf
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import publish
-from keras_fitnets.report.timing import medians
+from keras_fitnets.report.timing import measure_medians
 
 BATCH, TEMPERATURE, LAMBDA = 64, 3.0, 4.0
 STAGES = ("hint", "kd", "joint")
@@ -157,11 +157,11 @@ def measure(pair: Pair, repeats: int) -> dict[str, dict]:
         "keras.distillation": by_keras(theirs, data),
         "hint + 10": ours("hint", more=10),
     }
-    seconds = medians(steps, repeats)
+    seconds = measure_medians(steps, repeats)
     # Apart from the others, since a compiled step may take many times as long.
     compiled = {f"{s}, XLA": ours(s, jit_compile=True) for s in STAGES}
     beside = {f"{stage}, beside": steps[stage] for stage in STAGES}
-    seconds |= medians({**compiled, **beside}, -(-repeats // 4))
+    seconds |= measure_medians({**compiled, **beside}, -(-repeats // 4))
     ratios = {
         name: {
             "measured": round(seconds[top] / sum(seconds[b] for b in bottom), 3),

@@ -17,7 +17,7 @@ import tensorflow as tf
 from benchmarks import run
 from keras_fitnets import models
 from keras_fitnets.report import multiplications
-from keras_fitnets.report.timing import medians
+from keras_fitnets.report.timing import measure_medians
 
 # Layers, weights, multiplications and speed-up in the paper.
 PAPER = {
@@ -56,7 +56,7 @@ def main(repeats: int) -> dict:
         }
     for batch in BATCHES:
         steps = {name: forward(network, batch) for name, network in networks.items()}
-        times = medians(steps, repeats)
+        times = measure_medians(steps, repeats)
         for name, seconds in times.items():
             rows[name][f"speed-up, batch {batch}"] = times["cifar_teacher"] / seconds
     return {"networks": rows}

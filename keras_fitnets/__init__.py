@@ -11,24 +11,23 @@ from keras_fitnets import models
 from keras_fitnets import plots
 from keras_fitnets import report
 from keras_fitnets.cache.teacher_cache import cache_teacher
-from keras_fitnets.callbacks.schedules import CheckNumerics
+from keras_fitnets.callbacks.check_numerics import CheckNumerics
 from keras_fitnets.callbacks.schedules import LambdaAnnealing
-from keras_fitnets.callbacks.schedules import StudentCheckpoint
 from keras_fitnets.callbacks.schedules import TemperatureAnnealing
+from keras_fitnets.callbacks.student_checkpoint import StudentCheckpoint
+from keras_fitnets.callbacks.student_monitor import StudentMonitor
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import Hint
+from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.distribution.strategy import strategy
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.layers import Maxout
-from keras_fitnets.distillation.teacher_outputs import Taught
 from keras_fitnets.losses import HintLoss
 from keras_fitnets.losses import SoftTargetCrossentropy
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
-from keras_fitnets.callbacks.student_monitor import StudentMonitor
 from keras_fitnets.training.stagewise import StagewiseHistory
 from keras_fitnets.training.stagewise import fit_stagewise
-from keras_fitnets.distribution.strategy import strategy
-from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.version import __version__
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "StagewiseHistory",
     "StudentCheckpoint",
     "StudentMonitor",
-    "Taught",
     "Teacher",
     "TemperatureAnnealing",
     "__version__",

@@ -1,10 +1,14 @@
 """The two losses of FitNets, as pure functions and as `keras.losses.Loss`."""
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.tensors import upcast_to_float32
+from keras_fitnets.utils.tensors import zero_masked
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
@@ -50,10 +54,10 @@ def soft_target_crossentropy(
     """
     check_activation(activation)
     check_temperature(temperature)
-    y_true, y_pred = _in_one_precision(y_true, y_pred)
+    y_true, y_pred = _match_precision(y_true, y_pred)
     if not from_logits:
-        y_true = logits_of(y_true, activation)
-        y_pred = logits_of(y_pred, activation)
+        y_true = to_logits(y_true, activation)
+        y_pred = to_logits(y_pred, activation)
     temperature = ops.cast(temperature, y_pred.dtype)
     teacher, student = y_true / temperature, y_pred / temperature
     if activation == "softmax":
@@ -88,9 +92,9 @@ def hint_loss(y_true: Any, y_pred: Any, mask: Any = None) -> Any:
     >>> float(hint_loss([[1.0, 2.0]], [[0.0, 0.0]])[0])
     2.5
     """
-    y_true, y_pred = _in_one_precision(y_true, y_pred)
+    y_true, y_pred = _match_precision(y_true, y_pred)
     axes = tuple(range(1, len(y_pred.shape)))
-    return 0.5 * ops.sum(zeroed(ops.square(y_true - y_pred), mask), axis=axes)
+    return 0.5 * ops.sum(zero_masked(ops.square(y_true - y_pred), mask), axis=axes)
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -182,15 +186,15 @@ class HintLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         # Keras would apply the mask to the sums over the steps.
-        mask = mask_of(y_pred)
-        y_true, y_pred = zeroed(y_true, mask), zeroed(y_pred, mask)
+        mask = get_mask(y_pred)
+        y_true, y_pred = zero_masked(y_true, mask), zero_masked(y_pred, mask)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return hint_loss(y_true, y_pred)
 
 
-def logits_of(outputs: Any, activation: str) -> Any:
+def to_logits(outputs: Any, activation: str) -> Any:
     """Logits whose softmax or sigmoid is `outputs`.
 
     They are exact where Keras still holds them on the tensor that its activation
@@ -199,8 +203,8 @@ def logits_of(outputs: Any, activation: str) -> Any:
     """
     kept = getattr(outputs, "_keras_logits", None)
     if kept is not None:
-        return at_least_float32(kept)
-    outputs = at_least_float32(outputs)
+        return upcast_to_float32(kept)
+    outputs = upcast_to_float32(outputs)
     double = keras.backend.standardize_dtype(outputs.dtype) == "float64"
     tiny, half_ulp = (1e-307, 1e-16) if double else (1e-37, 6e-8)
     if activation == "softmax":
@@ -210,41 +214,11 @@ def logits_of(outputs: Any, activation: str) -> Any:
     )
 
 
-def mask_of(tensor: Any) -> Any:
-    """The mask of a Keras layer's output, or None."""
-    return getattr(tensor, "_keras_mask", None)
-
-
-def zeroed(tensor: Any, mask: Any) -> Any:
-    """The tensor, without its mask, with zeros where the mask leaves steps out."""
-    if mask is None:
-        return tensor
-    while len(mask.shape) < len(tensor.shape):
-        mask = ops.expand_dims(mask, -1)
-    return ops.where(ops.cast(mask, "bool"), tensor, ops.zeros_like(tensor))
-
-
 def check_temperature(temperature: Any) -> Any:
     """The temperature, if it is a variable or a positive number."""
     if isinstance(temperature, keras.Variable) or ops.is_tensor(temperature):
         return temperature
     return check_number("temperature", temperature, "positive")
-
-
-def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
-    """The value as a float, if it is a finite number of that sign."""
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    # Bounds that float32, in which it is used, can hold.
-    enough = number > 1e-30 or (number == 0 and sign == "non-negative")
-    if not (enough and number < 1e30):
-        raise ValueError(
-            f"`{name}` must be one finite, {sign} number; received {value!r}. Pass a "
-            "Python float, for example 1.0."
-        )
-    return number
 
 
 def check_activation(activation: str) -> str:
@@ -257,15 +231,8 @@ def check_activation(activation: str) -> str:
     return activation
 
 
-def at_least_float32(x: Any) -> Any:
-    """The tensor, in float32 if it was in less."""
-    x = ops.convert_to_tensor(x)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
-
-
-def _in_one_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-    y_true, y_pred = at_least_float32(y_true), at_least_float32(y_pred)
+def _match_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    y_true, y_pred = upcast_to_float32(y_true), upcast_to_float32(y_pred)
     if len(y_true.shape) != len(y_pred.shape) or any(
         None not in pair and pair[0] != pair[1]
         for pair in zip(y_true.shape, y_pred.shape, strict=True)

@@ -10,18 +10,18 @@ import time
 import tensorflow as tf
 import test_cache
 
-from keras_fitnets.cache.teacher_cache import storage
+from keras_fitnets.cache import storage
 
-shards.SHARD_BYTES = 600
+storage.SHARD_BYTES = 600
 FOLDER, *WORDS = sys.argv[1:]
 if WORDS:
-    write = shards.Shards.write
+    write = storage.Shards.write
 
     def slowly(*args):
         write(*args)
         time.sleep(0.2)
 
-    shards.Shards.write = slowly
+    storage.Shards.write = slowly
 
 dataset = test_cache.cached(
     test_cache.distiller(), test_cache.batches(*test_cache.data()), FOLDER

@@ -19,8 +19,8 @@ from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
-from keras_fitnets.cache.teacher_cache import writer
-from keras_fitnets.cache.teacher_cache import storage
+from keras_fitnets.cache import storage
+from keras_fitnets.cache import writer as cache_writing
 
 STAGES = ("hint", "kd", "joint")
 SAMPLES = 22
@@ -31,7 +31,7 @@ WRITER = Path(__file__).with_name("cache_writer.py")
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """So that there are several, and that batches do not end where shards do."""
-    monkeypatch.setattr(shards, "SHARD_BYTES", 600)
+    monkeypatch.setattr(storage, "SHARD_BYTES", 600)
 
 
 def network(width, seed=0, end=None, name=None, scale=1.0):
@@ -160,13 +160,13 @@ def test_a_training_on_the_cache_is_that_without_it_to_rounding(kind, stage, tmp
 
 def test_a_stage_reads_no_more_than_it_asks_for(tmp_path, monkeypatch):
     read = set()
-    take = shards.Shards.take
+    take = storage.Shards.take
 
     def noted(self, name, rows):
         read.add(name.split(" (")[0].removeprefix(f"{member} "))
         return take(self, name, rows)
 
-    monkeypatch.setattr(shards.Shards, "take", noted)
+    monkeypatch.setattr(storage.Shards, "take", noted)
     model = distiller(hints=[("high", "low"), ("low", "high")])
     [member] = model.teacher.fingerprints()
     dataset = cached(model, batches(*data()), tmp_path)
@@ -214,7 +214,7 @@ def test_further_layers_are_cached_for_other_pairs(tmp_path, monkeypatch):
     model = distiller(hints=("high", "low"))
     cached(model, batches(*data()), tmp_path, hint_layers=["low", ("high", 0)])
     other = distiller(model.teacher, hints=("low", "high"))
-    monkeypatch.setattr(shards.Shards, "write", None)
+    monkeypatch.setattr(storage.Shards, "write", None)
     fit(other, cached(other, batches(*data()), tmp_path))
     assert len(elements(cached(other, batches(*data()), tmp_path))[2]) == 2
 
@@ -612,7 +612,7 @@ def test_hints_are_rounded_once_and_the_effect_is_told(tmp_path, capsys):
 
 def test_a_hint_beyond_float16_is_refused_and_float32_holds_it(tmp_path):
     teacher = network(5)
-    teacher.get_layer("high").bias.assign(np.full(5, 1e5))
+    teacher.get_layer("high").bias.assign(np.outputs_and_features(5, 1e5))
     with pytest.raises(
         ValueError, match='exceeds what float16 .* hint_dtype="float32"'
     ):
@@ -627,7 +627,7 @@ def test_a_hint_beyond_float16_is_refused_and_float32_holds_it(tmp_path):
 def test_a_teacher_that_says_nan_is_refused(layer, tmp_path):
     teacher = network(5)
     weight = teacher.get_layer(layer).bias
-    weight.assign(np.full(weight.shape, np.nan))
+    weight.assign(np.outputs_and_features(weight.shape, np.nan))
     with pytest.raises(ValueError, match="NaN or infinity"):
         cached(distiller(teacher, ("low", "low")), batches(*data()), tmp_path)
 
@@ -637,7 +637,7 @@ def test_a_teacher_that_says_nan_is_refused(layer, tmp_path):
 
 def retrained():
     teacher = network(5)
-    teacher.get_layer("low").bias.assign_add(np.full(5, 1e-6))
+    teacher.get_layer("low").bias.assign_add(np.outputs_and_features(5, 1e-6))
     return distiller(teacher)
 
 
@@ -684,9 +684,9 @@ FOREIGN = {
 def made(tmp_path_factory):
     """A cache that must not change."""
     folder = tmp_path_factory.mktemp("made")
-    kept, shards.SHARD_BYTES = shards.SHARD_BYTES, 600
+    kept, storage.SHARD_BYTES = storage.SHARD_BYTES, 600
     cached(distiller(), batches(*data()), folder)
-    shards.SHARD_BYTES = kept
+    storage.SHARD_BYTES = kept
     before = contents(folder)
     yield folder
     assert contents(folder) == before
@@ -712,7 +712,7 @@ def test_a_cache_of_something_else_is_refused(kind, made):
 def test_a_dataset_of_another_teacher_or_layer_is_refused_by_fit(made):
     dataset = cached(distiller(), batches(*data()), made)
     for call in (fit, lambda model, d: model.evaluate(d, verbose=0)):
-        with pytest.raises(ValueError, match="what another teacher said"):
+        with pytest.raises(ValueError, match="made with a different teacher"):
             call(retrained(), dataset)
         with pytest.raises(ValueError, match="no 'hint low .* of the teacher"):
             call(distiller(hints=("low", "low")), dataset)
@@ -720,7 +720,7 @@ def test_a_dataset_of_another_teacher_or_layer_is_refused_by_fit(made):
         x, y = np.ones((4, 7), "float32"), np.ones((4, 3))
         fit(
             distiller(),
-            batches(kf.lessons.Taught(x, distiller().taught(x0[:4]).said), y),
+            batches(kf.teacher_outputs.Taught(x, distiller().taught(x0[:4]).said), y),
         )
 
 
@@ -776,7 +776,7 @@ def test_an_interrupted_writer_goes_on_with_what_is_missing(
     model = distiller()
     runs = Runs(monkeypatch, model.teacher.models[0])
     model = distiller(model.teacher)
-    write, written = shards.Shards.write, []
+    write, written = storage.Shards.write, []
 
     def interrupted(self, number, records):
         if len(written) == 2:
@@ -784,10 +784,10 @@ def test_an_interrupted_writer_goes_on_with_what_is_missing(
         write(self, number, records)
         written.append(len(records))
 
-    monkeypatch.setattr(shards.Shards, "write", interrupted)
+    monkeypatch.setattr(storage.Shards, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cached(model, batches(*data()), tmp_path)
-    monkeypatch.setattr(shards.Shards, "write", write)
+    monkeypatch.setattr(storage.Shards, "write", write)
     with pytest.raises(ValueError, match="unfinished, and was begun with"):
         cached(distiller(model.teacher, hints=None), batches(*data()), tmp_path)
     (tmp_path / f"{'0123456789abcdef' * 2}.partial").touch()
@@ -829,7 +829,7 @@ def test_the_size_is_told_and_a_full_disk_before_anything_is_written(
     tmp_path, monkeypatch, capsys
 ):
     free = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(ledger.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(cache_writing.shutil, "disk_usage", lambda path: free)
     with pytest.raises(OSError, match="needs .* kB, and there are 100 bytes free"):
         kf.cache_teacher(distiller(), batches(*data()), tmp_path)
     assert "about 24 examples: " in capsys.readouterr().out
@@ -837,7 +837,7 @@ def test_the_size_is_told_and_a_full_disk_before_anything_is_written(
 
 
 def test_the_size_told_is_the_size_on_disk(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 10**6)
+    monkeypatch.setattr(storage, "SHARD_BYTES", 10**6)
     kf.cache_teacher(distiller(), batches(*data(), size=SAMPLES), tmp_path)
     [path] = tmp_path.glob("*.npy")
     said = float(re.search(r"examples: (\S+) kB", capsys.readouterr().out)[1])

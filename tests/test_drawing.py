@@ -8,7 +8,7 @@ from keras_fitnets.utils import figures
 
 
 def test_a_notebook_shows_it_without_pyplot():
-    figure = figures.blank(2.0, 1.5)
+    figure = figures.create_figure(2.0, 1.5)
     figure.subplots().plot([1, 2])
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert tuple(figure.get_size_inches()) == (2.0, 1.5)
@@ -17,4 +17,4 @@ def test_a_notebook_shows_it_without_pyplot():
 def test_without_matplotlib_it_names_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
-        figures.blank(2.0, 1.5)
+        figures.create_figure(2.0, 1.5)

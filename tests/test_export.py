@@ -13,7 +13,7 @@ from keras import layers
 
 import keras_fitnets as kf
 from keras_fitnets.export import exporter
-from keras_fitnets.runtimes.runner import running
+from keras_fitnets.runtimes.runner import load_runner
 
 SHAPE, CLASSES, WIDE = (8, 8, 2), 3, 97
 FORMATS = [".tflite", ".onnx", ""]
@@ -300,7 +300,7 @@ def test_inputs_come_by_name_in_any_order(suffix, tmp_path):
     data = {"z": one, "a": other}
     found = kf.export.export_student(network, tmp_path / f"two{suffix}", data=data)
     assert found.largest_difference < 1e-5
-    [given] = running(found).run(data)
+    [given] = load_runner(found).run(data)
     np.testing.assert_allclose(given, expected, atol=1e-5)
     report = kf.report.compare({"a": network, "b": found}, data, repeats=0, verbose=0)
     assert report.rows[1]["agreement"] == 1.0
@@ -324,9 +324,9 @@ def test_a_subclassed_network_of_several_inputs(as_list, name, quantize, tmp_pat
     )
     kernel, bias = network.get_weights()
     expected = (x[0] - 2.0 * x[1]) @ kernel + bias
-    names = [entry for entry, _, _ in running(found).inputs]
+    names = [entry for entry, _, _ in load_runner(found).inputs]
     assert names == (["input_0", "input_1"] if as_list else ["a", "b"])
-    [outputs] = running(found).run(dict(zip(names, x, strict=True)))
+    [outputs] = load_runner(found).run(dict(zip(names, x, strict=True)))
     most = 1e-5 if quantize is None else 0.1 * np.abs(expected).max()
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=most)
 
@@ -453,7 +453,7 @@ def softmax_network():
 
 def broken_network():
     network = softmax_network()
-    network.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
+    network.set_weights([np.outputs_and_features((4, 2), np.nan), np.zeros(2)])
     return network
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_fitnets.inspection import graph
-from keras_fitnets.inspection.feature_extractors import features
+from keras_fitnets.inspection.feature_extractors import create_feature_extractor
 
 BUILDS = {
     "sequential": (networks.sequential, "conv1", "norm2"),
@@ -24,7 +24,7 @@ BUILDS = {
 
 def reach(network, *paths):
     inputs = keras.KerasTensor((None, *networks.SHAPE))
-    return features(network, paths, inputs)
+    return create_feature_extractor(network, paths, inputs)
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -33,14 +33,14 @@ def test_features_and_outputs_are_the_networks_own(build):
     network, (x, _) = make(), networks.batch()
     found = reach(network, last, first, last)
     assert found.shapes == [(4, 4, 4), (6, 6, 4), (4, 4, 4)]
-    outputs, (late, early, again) = found.full(x, False)
-    conv = graph.layer_at(network, first)
+    outputs, (late, early, again) = found.outputs_and_features(x, False)
+    conv = graph.find_layer(network, first)
     expected = keras.ops.relu(keras.ops.conv(x, conv.kernel) + conv.bias)
     np.testing.assert_array_equal(late, again)
     np.testing.assert_array_equal(outputs, network(x, training=False))
     np.testing.assert_allclose(early, expected, rtol=1e-5, atol=1e-6)
     for wanted, tensors in {(1,): [early], (1, 0): [early, late]}.items():
-        for one, other in zip(found.upto(x, False, wanted), tensors, strict=True):
+        for one, other in zip(found.extract(x, False, wanted), tensors, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -56,7 +56,7 @@ def test_upto_runs_and_trains_nothing_above(build):
         trained = {v.path.split("/")[-2] for v in found.trainable_variables(wanted)}
         assert trained == layers
         before = networks.numpy_variables(network)
-        tf.function(lambda x, wanted=wanted: found.upto(x, True, wanted))(x)
+        tf.function(lambda x, wanted=wanted: found.extract(x, True, wanted))(x)
         moved = networks.changed(before, networks.numpy_variables(network))
         assert moved == {layer for layer in layers if "norm" in layer}
 
@@ -65,16 +65,16 @@ def test_upto_runs_and_trains_nothing_above(build):
 def test_penalties_upto_a_layer_are_those_below_it(build):
     make, first, last = BUILDS[build]
     network, (x, _) = make(), networks.batch()
-    lowest = graph.layer_at(network, first)
+    lowest = graph.find_layer(network, first)
     penalties = {first: 0.5, last.replace("norm2", "conv2"): 0.25}
     for path, factor in penalties.items():
-        layer = graph.layer_at(network, path)
+        layer = graph.find_layer(network, path)
         layer.kernel.regularizer = keras.regularizers.L2(factor)
     found = reach(network, first, last)
-    found.upto(x, True, [0])
+    found.extract(x, True, [0])
     expected = 0.5 * np.sum(lowest.kernel.numpy() ** 2)
     np.testing.assert_allclose(sum(found.losses([0])), expected, rtol=1e-5)
-    found.upto(x, True, [1])
+    found.extract(x, True, [1])
     assert len(found.losses([1])) == 2
 
 
@@ -91,7 +91,7 @@ def test_two_networks_in_a_row_are_each_run_once():
     x, _ = networks.batch()
     found = reach(network, "one/norm1", "two/c")
     before = networks.numpy_variables(network)
-    found.upto(x, True, [0, 1])
+    found.extract(x, True, [0, 1])
     momentum = first.get_layer("norm1").momentum
     mean = first.get_layer("norm1").moving_mean.numpy()
     conv = first.get_layer("conv1")(x).numpy()
@@ -113,13 +113,13 @@ def test_several_inputs_and_outputs_keep_their_structure():
     network = keras.Model({"left": left, "right": right}, outputs)
     x = {"left": np.ones((2, 4)), "right": np.zeros((2, 4))}
     found = reach(network, "hidden")
-    outputs, (tensor,) = found.full(x, False)
+    outputs, (tensor,) = found.outputs_and_features(x, False)
     assert {name: out.shape for name, out in outputs.items()} == {
         "a": (2, 3),
         "b": (2, 2),
     }
     np.testing.assert_array_equal(outputs["a"], network(x)["a"])
-    np.testing.assert_array_equal(found.upto(x, False, [0])[0], tensor)
+    np.testing.assert_array_equal(found.extract(x, False, [0])[0], tensor)
 
 
 def test_the_network_itself_still_works_as_before():
@@ -137,7 +137,7 @@ def test_a_listened_network_is_left_as_it_was():
     network = networks.Subclassed()
     found = reach(network, "backbone/stem")
     x, _ = networks.batch()
-    found.full(x, False), found.upto(x, False, [0])
+    found.outputs_and_features(x, False), found.extract(x, False, [0])
     assert all("call" not in vars(layer) for layer in network._flatten_layers())
 
 
@@ -174,7 +174,7 @@ def test_a_network_without_known_inputs_is_refused():
             self.tail = networks.head()
 
     with pytest.raises(ValueError, match="Call it on a batch first"):
-        features(Lazy(), ["flat"], None)
+        create_feature_extractor(Lazy(), ["flat"], None)
 
 
 @pytest.mark.parametrize("middle", ["norm1", "conv2"])
@@ -183,14 +183,14 @@ def test_middle_of_a_network(middle):
     if middle == "conv2":
         layers = [*layers[:3], keras.layers.Conv2D(2, 1, name="conv3")]
     network = keras.Sequential([keras.Input(networks.SHAPE), *layers, *networks.head()])
-    assert graph.middle(network) == middle
+    assert graph.find_middle_layer(network) == middle
     outer = networks.nested()
-    assert graph.middle(outer) == "backbone/norm1"
+    assert graph.find_middle_layer(outer) == "backbone/norm1"
 
 
 def test_middle_needs_a_graph_with_hidden_layers():
     with pytest.raises(ValueError, match="Name the layers"):
-        graph.middle(networks.Subclassed())
+        graph.find_middle_layer(networks.Subclassed())
     flat = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="1 layer.s. with a kernel"):
-        graph.middle(flat)
+        graph.find_middle_layer(flat)

@@ -14,9 +14,9 @@ from keras import layers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_fitnets as kf
-from keras_fitnets.training import stage_checkpoint
-from keras_fitnets.distillation.teacher_outputs import Lessons
 from keras_fitnets.distillation.objective import Objective
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
+from keras_fitnets.training import stage_checkpoint
 
 HELD_OUT = np.random.default_rng(5).normal(size=(11, 6)).astype("float32")
 NAMES = {"hint_r2", "agreement", "label_share", "kd_share", "hint_share"}
@@ -327,7 +327,9 @@ def test_inputs_in_a_dictionary_and_what_a_cache_says_of_them():
         return {"b": x[:, 2:], "a": x[:, :2]}
 
     model = distiller("joint", network(6, 1), network(4, 2))
-    monitor = kf.StudentMonitor(model.taught(halves(HELD_OUT)), batch_size=4)
+    monitor = kf.StudentMonitor(
+        model.with_teacher_outputs(halves(HELD_OUT)), batch_size=4
+    )
     x, y = tiny.data()
     dataset = tf.data.Dataset.from_tensors((halves(x), y))
     options = {"callbacks": [monitor], "shuffle": False, "verbose": 0}
@@ -388,7 +390,11 @@ def test_the_teacher_is_asked_once_and_the_student_once_an_epoch(monkeypatch):
         return call
 
     sizes = (4, 3)  # Of the monitor's batches; the training's are of 8.
-    monkeypatch.setattr(Lessons, "asked", counted(Lessons.asked, asked, sizes))
+    monkeypatch.setattr(
+        TeacherOutputProvider,
+        "asked",
+        counted(TeacherOutputProvider.asked, asked, sizes),
+    )
     student = counted(Objective.student, passes, sizes)
     monkeypatch.setattr(Objective, "student", student)
     model, monitor = distiller("joint"), kf.StudentMonitor(HELD_OUT, batch_size=4)
@@ -437,7 +443,10 @@ def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
     assert kd.keys() & NAMES == {"agreement", "label_share", "kd_share"}
     assert len(kd["agreement"]) == 3
     arrays = {}
-    assert not {"_sample", "_look"} & stage_checkpoint._knowledge(monitor, arrays).keys()
+    assert (
+        not {"_sample", "_look"}
+        & stage_checkpoint._get_callback_state(monitor, arrays).keys()
+    )
     assert arrays == {}
     again = run(tmp_path, kf.StudentMonitor(HELD_OUT, batch_size=4))
     assert again.hint.history == hint and again.kd.history == kd

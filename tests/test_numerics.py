@@ -146,7 +146,7 @@ def test_a_weight_that_holds_nan_is_named(of):
     model = distiller("kd")
     network = model.student if of == "student" else model.teacher.models[0]
     kernel = network.get_layer("out").kernel
-    kernel.assign(np.full(kernel.shape, np.nan))
+    kernel.assign(np.outputs_and_features(kernel.shape, np.nan))
     with pytest.raises(FloatingPointError) as caught:
         fit(model, *data(), kf.CheckNumerics())
     assert f"Weights that hold it: {kernel.path}" in str(caught.value)
@@ -158,7 +158,13 @@ def test_an_update_that_overflows_is_undone():
     model = distiller("kd", optimizer=keras.optimizers.SGD(3e38))
     x, y = data()
     with pytest.raises(FloatingPointError, match="first in the weights"):
-        fit(model, 10 * x, y, kf.CheckNumerics(), sample_weight=np.full(SAMPLES, 100.0))
+        fit(
+            model,
+            10 * x,
+            y,
+            kf.CheckNumerics(),
+            sample_weight=np.outputs_and_features(SAMPLES, 100.0),
+        )
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 

@@ -7,9 +7,9 @@ from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
+from keras_fitnets.distillation.output_specs import pair_outputs
 from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
-from keras_fitnets.distillation.output_specs import pair_outputs
 
 LOGITS = ("softmax", True)
 SOFTMAX = ("softmax", False)
@@ -21,7 +21,7 @@ def chain(*steps, shape=(4,), name=None):
     return keras.Sequential([keras.Input(shape), *steps], name=name)
 
 
-def graph(*steps, shape=(4,)):
+def functional(*steps, shape=(4,)):
     """A Functional network of layers and functions."""
     inputs = x = keras.Input(shape)
     for step in steps:
@@ -35,13 +35,13 @@ def dense(units=3, activation=None):
 
 def read(network, from_logits="auto", activation="auto"):
     """How a network, as teacher and as student, is read: activation and logits."""
-    [pairing] = pair_outputs(
-        *([network], network, graph.inputs_of(network)),
+    [output_pair] = pair_outputs(
+        *([network], network, graph.get_inputs(network)),
         *(activation, from_logits, from_logits),
     )
-    assert pairing.members == (pairing.student,)
-    assert pairing.activation == pairing.student.activation
-    return tuple(pairing.student)
+    assert output_pair.members == (output_pair.student,)
+    assert output_pair.activation == output_pair.student.activation
+    return tuple(output_pair.student)
 
 
 def mixed_precision_end():
@@ -76,18 +76,18 @@ ENDS = {
     "dense softmax": (lambda: chain(dense(3, "softmax")), SOFTMAX),
     "softmax layer": (lambda: chain(dense(), layers.Softmax()), SOFTMAX),
     "activation layer": (lambda: chain(dense(), layers.Activation("softmax")), SOFTMAX),
-    "operation": (lambda: graph(dense(), ops.softmax), SOFTMAX),
+    "operation": (lambda: functional(dense(), ops.softmax), SOFTMAX),
     "operation as activation": (lambda: chain(dense(3, ops.softmax)), SOFTMAX),
     "convolution": (
         lambda: chain(layers.Conv1D(3, 1, activation="softmax"), shape=(4, 2)),
         SOFTMAX,
     ),
     "nested sequential": (
-        lambda: graph(dense(), chain(dense(3, "softmax"), shape=(3,))),
+        lambda: functional(dense(), chain(dense(3, "softmax"), shape=(3,))),
         SOFTMAX,
     ),
     "nested functional": (
-        lambda: chain(dense(), graph(dense(3, "sigmoid"), shape=(3,))),
+        lambda: chain(dense(), functional(dense(3, "sigmoid"), shape=(3,))),
         SIGMOID,
     ),
     "nested, more behind": (
@@ -101,7 +101,7 @@ ENDS = {
     ),
     "one sigmoid unit": (lambda: chain(dense(1, "sigmoid")), SIGMOID),
     "sigmoid units": (lambda: chain(dense(3, "sigmoid")), SIGMOID),
-    "sigmoid operation": (lambda: graph(dense(), ops.sigmoid), SIGMOID),
+    "sigmoid operation": (lambda: functional(dense(), ops.sigmoid), SIGMOID),
     "one logit": (lambda: chain(dense(1)), UNIT_LOGIT),
     "logits": (lambda: chain(dense()), LOGITS),
     "normalised logits": (lambda: chain(dense(), layers.BatchNormalization()), LOGITS),
@@ -112,7 +112,7 @@ ENDS = {
         LOGITS,
     ),
     "log softmax": (lambda: chain(dense(3, "log_softmax")), LOGITS),
-    "log softmax operation": (lambda: graph(dense(), ops.log_softmax), LOGITS),
+    "log softmax operation": (lambda: functional(dense(), ops.log_softmax), LOGITS),
     "flatten": (
         lambda: chain(
             layers.Conv2D(3, 4, activation="softmax"), layers.Flatten(), shape=(4, 4, 1)
@@ -148,8 +148,8 @@ HIDDEN = {
     "lambda": (lambda: chain(dense(), layers.Lambda(ops.softmax)), None),
     "relu": (lambda: chain(dense(3, "relu")), None),
     "relu layer": (lambda: chain(dense(), layers.ReLU()), None),
-    "relu operation": (lambda: graph(dense(), ops.relu), None),
-    "exponential operation": (lambda: graph(dense(), ops.exp), None),
+    "relu operation": (lambda: functional(dense(), ops.relu), None),
+    "exponential operation": (lambda: functional(dense(), ops.exp), None),
     "tanh": (lambda: chain(dense(3, "tanh")), None),
     "own function": (lambda: chain(dense(3, sharpened_softmax)), None),
     "own lambda": (lambda: chain(dense(3, lambda x: ops.softmax(2 * x))), None),
@@ -158,7 +158,9 @@ HIDDEN = {
         None,
     ),
     "softmax operation over space": (
-        lambda: graph(layers.Dense(3), lambda x: ops.softmax(x, axis=1), shape=(4, 2)),
+        lambda: functional(
+            layers.Dense(3), lambda x: ops.softmax(x, axis=1), shape=(4, 2)
+        ),
         None,
     ),
     "several distributions": (lambda: chain(*softmax_of_pairs()), None),
@@ -179,7 +181,7 @@ HIDDEN = {
         ),
         SOFTMAX,
     ),
-    "scaled logits": (lambda: graph(dense(), lambda x: x / 2.0), LOGITS),
+    "scaled logits": (lambda: functional(dense(), lambda x: x / 2.0), LOGITS),
     "subclassed": (Subclassed, None),
 }
 
@@ -203,11 +205,11 @@ def test_what_is_said_of_a_subclassed_network_holds(from_logits):
 
 def test_teacher_and_student_are_each_read_in_their_own_way():
     student, teachers = chain(dense()), [chain(dense(3, "softmax")), chain(dense())]
-    [pairing] = pair_outputs(
-        *(teachers, student, graph.inputs_of(student)), "auto", "auto", "auto"
+    [output_pair] = pair_outputs(
+        *(teachers, student, graph.get_inputs(student)), "auto", "auto", "auto"
     )
-    assert tuple(pairing.student) == LOGITS
-    assert [tuple(member) for member in pairing.members] == [SOFTMAX, LOGITS]
+    assert tuple(output_pair.student) == LOGITS
+    assert [tuple(member) for member in output_pair.members] == [SOFTMAX, LOGITS]
 
 
 def test_several_outputs_are_read_one_by_one():
@@ -220,8 +222,8 @@ def test_several_outputs_are_read_one_by_one():
     }
     network = keras.Model(inputs, outputs)
     wanted = {"both": "auto", "kind": "sigmoid", "left": None, "tags": "auto"}
-    pairings = pair_outputs([network], network, inputs, wanted, "auto", "auto")
-    read = [pairing and tuple(pairing.student) for pairing in pairings]
+    output_pairs = pair_outputs([network], network, inputs, wanted, "auto", "auto")
+    read = [output_pair and tuple(output_pair.student) for output_pair in output_pairs]
     assert read == [SOFTMAX, UNIT_LOGIT, None, SIGMOID]
     assert activations.output_activations(network) == [
         *("softmax", "linear", "linear", "sigmoid")
@@ -300,7 +302,7 @@ def assert_nonlinearity(network, path, expected):
     np.testing.assert_array_equal(function(probe), expected(probe))
 
 
-@pytest.mark.parametrize("build", [chain, graph])
+@pytest.mark.parametrize("build", [chain, functional])
 @pytest.mark.parametrize("case", NONLINEARITIES)
 def test_the_nonlinearity_of_a_hint_is_seen(case, build):
     steps, expected = NONLINEARITIES[case]
@@ -325,7 +327,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("build", [chain, graph])
+@pytest.mark.parametrize("build", [chain, functional])
 @pytest.mark.parametrize("case", FORMATS)
 def test_the_data_format_is_that_of_the_layers_in_front(case, build):
     network, last = with_last(fresh(FORMATS[case]), build)

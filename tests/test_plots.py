@@ -10,7 +10,7 @@ import tiny
 from keras import layers
 
 import keras_fitnets as kf
-from keras_fitnets.utils import style
+from keras_fitnets.utils import figures
 
 
 def history(**logs):
@@ -37,7 +37,7 @@ KD = {
 
 
 def lines(axis):
-    """The curves of an axis, as epochs and values, by their style."""
+    """The curves of an axis, as epochs and values, by their figures."""
     found = {}
     for line in axis.get_lines():
         if len(line.get_xdata()) > 1 and np.ptp(line.get_xdata()) > 0:
@@ -67,17 +67,17 @@ def test_the_stages_follow_each_other_on_one_axis(tmp_path):
     assert_lines(
         losses,
         {
-            (style.GREEN, "-"): [([1, 2, 3], [9.0, 2.0, 0.5])],
-            (style.BLUE, "-"): [(second, [1.0, 0.4])],
-            (style.BLUE, "--"): [(second, [1.1, 0.7])],
-            (style.VERMILLION, "-"): [(second, [1.0, 0.9])],
+            (figures.GREEN, "-"): [([1, 2, 3], [9.0, 2.0, 0.5])],
+            (figures.BLUE, "-"): [(second, [1.0, 0.4])],
+            (figures.BLUE, "--"): [(second, [1.1, 0.7])],
+            (figures.VERMILLION, "-"): [(second, [1.0, 0.9])],
         },
     )
     assert_lines(
         metrics,
         {
-            (style.BLUE, "-"): [(second, [0.5, 0.75])],
-            (style.BLUE, "--"): [(second, [0.25, 0.5])],
+            (figures.BLUE, "-"): [(second, [0.5, 0.75])],
+            (figures.BLUE, "--"): [(second, [0.25, 0.5])],
         },
     )
     assert_lines(lambdas, {("black", "-"): [(second, [4.0, 1.0])]})
@@ -110,7 +110,7 @@ def test_of_pairs_in_turn_only_whole_logs_are_drawn():
     hint = {"hint_loss": [4.0, 3.0, 2.0, 1.0], "hint_r2_1": [0.1, 0.2]}
     figure = kf.plots.stages(run(hint, {}))
     [losses] = figure.axes
-    assert_lines(losses, {(style.GREEN, "-"): [([1, 2, 3, 4], hint["hint_loss"])]})
+    assert_lines(losses, {(figures.GREEN, "-"): [([1, 2, 3, 4], hint["hint_loss"])]})
 
 
 @pytest.mark.parametrize(
@@ -379,8 +379,8 @@ X, Y = tiny.data()
     ("options", "error", "message"),
     [
         ({"y": Y[:5]}, ValueError, "of shape (5, 3)"),
-        ({"y": np.full(8, 3)}, ValueError, "from 3 to 3"),
-        ({"y": np.full(8, 0.5)}, ValueError, "from 0.5 to 0.5"),
+        ({"y": np.outputs_and_features(8, 3)}, ValueError, "from 3 to 3"),
+        ({"y": np.outputs_and_features(8, 0.5)}, ValueError, "from 0.5 to 0.5"),
         ({"y": ["a"] * 8}, ValueError, "the number of one of 3 classes"),
         ({"lambdas": []}, ValueError, "one to five values"),
         ({"lambdas": range(6)}, ValueError, "one to five values"),

@@ -11,9 +11,9 @@ import tiny
 from keras import layers
 
 import keras_fitnets as kf
-from keras_fitnets.runtimes.runner import quality
 from keras_fitnets.report import timing
-from keras_fitnets.runtimes.runner import running
+from keras_fitnets.runtimes.runner import load_runner
+from keras_fitnets.runtimes.runner import quality
 
 
 def sequential(shape, *inner):
@@ -218,8 +218,8 @@ def test_an_output_without_units_is_one_unit():
 
 def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
     right = np.array([True, True, True, False])
-    assert quality.calibration_error(np.full(4, 0.75), right) == 0
-    assert quality.calibration_error(np.full(4, 1.0), right) == 0.25
+    assert quality.calibration_error(np.outputs_and_features(4, 0.75), right) == 0
+    assert quality.calibration_error(np.outputs_and_features(4, 1.0), right) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,9 @@ def first_label(x, y):
 
 def broken():
     network = tiny.network()
-    network.set_weights([np.full(w.shape, np.nan) for w in network.get_weights()])
+    network.set_weights(
+        [np.outputs_and_features(w.shape, np.nan) for w in network.get_weights()]
+    )
     return network
 
 
@@ -369,7 +371,7 @@ def embedding():
         ),
         (
             {"a": embedding()},
-            {"data": np.full((2, 4), 9)},
+            {"data": np.outputs_and_features((2, 4), 9)},
             ValueError,
             "Network 'sequential.*' fails when it is run: .* not in .0, 9",
         ),
@@ -432,7 +434,7 @@ def test_a_file_of_one_batch_size_runs_any_number_of_samples(tmp_path):
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     onnx.save(model, tmp_path / "a.onnx")
     x = np.arange(20, dtype="float32").reshape(10, 2)
-    [found] = running(tmp_path / "a.onnx").predict(x, 7)
+    [found] = load_runner(tmp_path / "a.onnx").predict(x, 7)
     np.testing.assert_array_equal(found, -x)
 
 
@@ -451,7 +453,7 @@ def test_times_are_medians_of_runs_that_take_turns(monkeypatch):
 
     turns = []
     steps = {name: step(name) for name in takes}
-    found = timing.medians(steps, repeats=9, warm_up=1, progress=turns.append)
+    found = timing.measure_medians(steps, repeats=9, warm_up=1, progress=turns.append)
     assert found["a"] == pytest.approx(0.1) and found["b"] == pytest.approx(0.3)
     rounds = [order[i : i + 2] for i in range(4, len(order), 2)]
     assert len(rounds) == 10 and all(set(one) == {"a", "b"} for one in rounds)
@@ -468,7 +470,7 @@ def test_a_short_run_is_repeated_within_a_measurement(monkeypatch):
         calls.append(1)
         clock[0] += 1e-4
 
-    assert timing.medians({"a": step}, 1, warm_up=0)["a"] == pytest.approx(1e-4)
+    assert timing.measure_medians({"a": step}, 1, warm_up=0)["a"] == pytest.approx(1e-4)
     assert len(calls) == 2 + 20
 
 

@@ -101,7 +101,7 @@ def test_the_learning_rate_of_stage_1_is_one_of_trials_that_have_a_stage_1():
 def test_candidates_have_names_of_their_own():
     pair, weighed = ("low", "low"), kf.Hint("low", "low", weight=2.0)
     several = [("low", "low"), ("high", "low")]
-    found = search_space.candidates_of(
+    found = search_space.parse_candidates(
         [pair, weighed, several, "middle", None], [searching.network(3, 0)]
     )
     assert found == {

@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fitnets.distillation.teacher_outputs import Taught
-from keras_fitnets.cache.source import Passage
+from keras_fitnets.cache.source import ExampleSource
 from keras_fitnets.cache.storage import Shards
+from keras_fitnets.distillation.teacher_outputs import CachedInputs
 
 
-class Passes(keras.callbacks.Callback):
+class EpochCounter(keras.callbacks.Callback):
     """Counts the passes through a dataset; in `fit` they are the epochs."""
 
     def __init__(self) -> None:
@@ -30,27 +30,27 @@ class Passes(keras.callbacks.Callback):
         return self.next - 1
 
 
-class Replay:
-    """The examples of a passage in batches, each pass in the next view.
+class CachedDataset:
+    """The examples of a source in batches, each pass in the next view.
 
     Args:
         shards: complete; they hold the views one after the other.
-        passage: gives the structure of an element.
+        source: gives the structure of an element.
         views, shuffle, seed, batch_size: as for `cache_teacher`.
     """
 
     def __init__(
         self,
         shards: Shards,
-        passage: Passage,
+        source: ExampleSource,
         views: int,
         shuffle: bool,
         seed: int,
         batch_size: int,
     ) -> None:
-        self.passes = Passes()
+        self.passes = EpochCounter()
         self._shards = shards
-        self._passage = passage
+        self._source = source
         self._views = views
         self._examples = shards.plan["records"] // views
         self._shuffle = shuffle
@@ -69,8 +69,8 @@ class Replay:
         Args:
             names: of tensors, each behind its network's fingerprint.
         """
-        fields = [name for name, *_ in self._passage.fields]
-        said = [f for f in self._shards.dtype.names or () if is_of(f, names)]
+        fields = [name for name, *_ in self._source.fields]
+        said = [f for f in self._shards.dtype.names or () if matches(f, names)]
         read = functools.partial(self._read, fields, said)
         examples, size = self._examples, self._batch_size
         even = examples % size == 0
@@ -113,14 +113,14 @@ class Replay:
         for name in said:
             member, what = name.split(" ", 1)
             by_member.setdefault(member, {})[what] = named[name]
-        inputs, labels, weights = self._passage.packed(named)
-        taught = Taught(inputs, by_member)
+        inputs, labels, weights = self._source.pack(named)
+        taught = CachedInputs(inputs, by_member)
         if weights is not None:
             return taught, labels, weights
         return (taught,) if labels is None else (taught, labels)
 
 
-def is_of(field: str, names: Collection[tuple[str, str]]) -> bool:
+def matches(field: str, names: Collection[tuple[str, str]]) -> bool:
     """Whether a field holds one of these tensors, or the mask of one."""
     member, _, what = field.partition(" ")
     if what.startswith("mask "):

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.validate_data import check_inputs
-from keras_fitnets.distillation.validate_data import unpacked
-from keras_fitnets.distillation.teacher_outputs import Taught
+from keras_fitnets.distillation.validate_data import unpack_batch
 
 PARTS = ("inputs", "labels", "weights")
 
 
-class Passage:
+class ExampleSource:
     """The examples of a dataset, in views if it is augmented, as named arrays.
 
     Args:
@@ -39,7 +39,7 @@ class Passage:
         views: int,
     ) -> None:
         self._augment = augment
-        self._spec = _spec_of(dataset)
+        self._spec = _get_spec(dataset)
         check_inputs(distiller, "the inputs of `dataset`", self._spec["inputs"])
         # TensorFlow 2.21 may wait for its tuning, half a minute, at the end of a pass.
         options = tf.data.Options()
@@ -50,8 +50,8 @@ class Passage:
         self.first = next(iter(self))
         self.batch_size = len(next(iter(self.first.values())))
         if augment is not None:
-            self._dataset = _in_views(dataset, augment, views, self.batch_size)
-            self._spec = _spec_of(self._dataset)
+            self._dataset = _concatenate_views(dataset, augment, views, self.batch_size)
+            self._spec = _get_spec(self._dataset)
             check_inputs(distiller, "what `augment` returns", self._spec["inputs"])
             self.first = next(iter(self))
         self.fields = [
@@ -74,7 +74,7 @@ class Passage:
             )
 
     def _named(self, batch: Any) -> dict[str, np.ndarray]:
-        parts = zip(PARTS, unpacked("`dataset`", batch), strict=True)
+        parts = zip(PARTS, unpack_batch("`dataset`", batch), strict=True)
         arrays = {
             f"{part} {i}": tensor.numpy()
             for part, tensors in parts
@@ -96,7 +96,7 @@ class Passage:
                 )
         return arrays
 
-    def packed(self, arrays: dict[str, Any]) -> list[Any]:
+    def pack(self, arrays: dict[str, Any]) -> list[Any]:
         """Inputs, labels and weights in the structure that the dataset has."""
         return [
             None
@@ -107,7 +107,7 @@ class Passage:
             for part, spec in self._spec.items()
         ]
 
-    def twice(self) -> Iterator[dict[str, np.ndarray]]:
+    def iterate_and_verify(self) -> Iterator[dict[str, np.ndarray]]:
         """Two passes side by side.
 
         Raises:
@@ -117,7 +117,7 @@ class Passage:
             different = [
                 name
                 for name in batch or again
-                if not (batch and again and same(batch[name], again[name]))
+                if not (batch and again and has_same_bits(batch[name], again[name]))
             ]
             if different:
                 raise ValueError(
@@ -148,7 +148,7 @@ class Passage:
         )
 
 
-def same(one: np.ndarray, other: np.ndarray) -> bool:
+def has_same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays have the same bits."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
@@ -156,7 +156,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(one.reshape(-1).view("u1"), other.reshape(-1).view("u1"))
 
 
-def _in_views(
+def _concatenate_views(
     dataset: tf.data.Dataset,
     augment: Callable[[Any, Any], Any],
     views: int,
@@ -179,31 +179,31 @@ def _in_views(
     return whole
 
 
-def _spec_of(dataset: tf.data.Dataset) -> dict[str, Any]:
+def _get_spec(dataset: tf.data.Dataset) -> dict[str, Any]:
     """What the inputs, labels and weights are; None for what is not there."""
     spec: dict[str, Any] = {}
     for name, part in zip(
-        PARTS, unpacked("`dataset`", dataset.element_spec), strict=True
+        PARTS, unpack_batch("`dataset`", dataset.element_spec), strict=True
     ):
         # Only the specification of a None in the elements has no shape.
         known = tf.nest.is_nested(part) or hasattr(part, "shape")
         spec[name] = part if known else None
     for part, specs in spec.items():
         for one in [] if specs is None else tf.nest.flatten(specs):
-            if not (isinstance(one, tf.TensorSpec) and _kept(one.dtype)):
+            if not (isinstance(one, tf.TensorSpec) and _is_storable(one.dtype)):
                 raise ValueError(
                     f"The {part} of `dataset` must be dense tensors of numbers; "
                     f"received {one}. Use `.to_tensor()`, cast bfloat16 to float32, "
                     "turn text into numbers."
                 )
-    if isinstance(spec["inputs"], Taught):
+    if isinstance(spec["inputs"], CachedInputs):
         raise ValueError(
             "`dataset` comes out of a cache already. Pass the one that it was made of."
         )
     return spec
 
 
-def _kept(dtype: tf.DType) -> bool:
+def _is_storable(dtype: tf.DType) -> bool:
     """Whether NumPy has the dtype too."""
     return (
         dtype.is_bool or dtype.is_integer or dtype in (tf.half, tf.float32, tf.double)

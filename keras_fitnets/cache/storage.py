@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-_PLAN = "plan.json"
+_MANIFEST = "plan.json"
 _SHARD = re.compile(r"\d{5,}-[0-9a-f]{8}\.npy")
 _PARTIAL = re.compile(r"[0-9a-f]{32}\.partial")
 LOCK = "writer.lock"
@@ -78,7 +78,7 @@ class Shards:
             for path in self._paths(f"{number:05d}"):
                 self._check(path)
                 self._whole[number] = path
-        return _mapped(self._whole[number]) if number in self._whole else None
+        return _open_mapped(self._whole[number]) if number in self._whole else None
 
     def write(self, number: int, records: np.ndarray) -> None:
         """Put a shard there, in one instant."""
@@ -119,7 +119,7 @@ class Shards:
         self.plan = {**self.plan, **facts}
         partial = self.directory / f"{uuid.uuid4().hex}.partial"
         partial.write_text(_text(self.plan))
-        partial.replace(self.directory / _PLAN)
+        partial.replace(self.directory / _MANIFEST)
 
     def clean(self) -> None:
         """Delete what killed writers have left half-written."""
@@ -133,7 +133,7 @@ class Shards:
         taken = _aligned((len(rows), *field.shape), field.base)
         numbers, within = np.divmod(rows, self.rows)
         for number in np.unique(numbers):
-            there = _mapped(self._whole[number])[name]
+            there = _open_mapped(self._whole[number])[name]
             # One row after the other: each is copied as one stretch of memory.
             for i in np.flatnonzero(numbers == number):
                 taken[i] = there[within[i]]
@@ -156,15 +156,16 @@ class Shards:
                 f"The cache is damaged: '{path}' is not what was written, by its "
                 f"CRC-32. {remedy}"
             )
-        records = _mapped(path)
+        records = _open_mapped(path)
         if records.dtype != self.dtype or len(records) > self.rows:
             raise ValueError(
-                f"'{path}' holds other records than its plan '{_PLAN}' says. {remedy}"
+                f"'{path}' holds other records than its plan '{_MANIFEST}' says. "
+                f"{remedy}"
             )
 
 
 @contextlib.contextmanager
-def alone(directory: Path, verbose: Any) -> Iterator[None]:
+def exclusive_lock(directory: Path, verbose: Any) -> Iterator[None]:
     """While no other process writes to a directory, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(directory / LOCK)
@@ -183,28 +184,29 @@ def alone(directory: Path, verbose: Any) -> Iterator[None]:
 # So many that they need not be opened again, as a rule, and so few that a process may
 # have as many files open.
 @functools.lru_cache(maxsize=256)
-def _mapped(path: Path) -> np.ndarray:
+def _open_mapped(path: Path) -> np.ndarray:
     # A plain array: each view of a memmap is costly to make.
     return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
-def read_plan(directory: Path) -> dict[str, Any] | None:
+def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The plan in a directory, or None if it is new or empty.
 
     Raises:
         ValueError: if the plan is damaged, or if something else is in the directory.
     """
-    path = directory / _PLAN
+    path = directory / _MANIFEST
     if not path.exists():
         names = [entry.name for entry in directory.glob("*")]
         others = [n for n in names if n != LOCK and not _PARTIAL.fullmatch(n)]
-        if _PLAN in others:
+        if _MANIFEST in others:
             # Another process has just begun.
-            return read_plan(directory)
+            return read_manifest(directory)
         if others:
             raise ValueError(
                 f"'{directory}' is no cache, and not empty: it holds {others[:3]}, and "
-                f"no '{_PLAN}'. Pass an empty or a new directory, or delete this one."
+                f"no '{_MANIFEST}'. Pass an empty or a new directory, or delete this "
+                "one."
             )
         return None
     try:
@@ -221,7 +223,7 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
     return {key: value for key, value in plan.items() if key != "crc"}
 
 
-def rows_of(fields: list[Any]) -> int:
+def choose_shard_size(fields: list[Any]) -> int:
     """How many records go into one shard: so many that its loss is no great loss."""
     return max(1, SHARD_BYTES // _record(fields).itemsize)
 

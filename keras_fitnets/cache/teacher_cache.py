@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_fitnets.cache.teacher_pass import Answers
+from keras_fitnets.cache.source import ExampleSource
+from keras_fitnets.cache.storage import exclusive_lock
+from keras_fitnets.cache.teacher_pass import TeacherPass
+from keras_fitnets.cache.writer import CacheWriter
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.cache.writer import Cache
-from keras_fitnets.cache.source import Passage
-from keras_fitnets.cache.storage import alone
 
 HINT_DTYPES = ("float16", "float32", "float64")
 
@@ -102,19 +102,19 @@ def cache_teacher(
             f"Without `augment` all views are the same; received views={views}. Pass "
             "an augmentation, or leave `views` out."
         )
-    passage = Passage(distiller, dataset, augment, views)
-    batch_size = passage.batch_size if batch_size is None else batch_size
+    source = ExampleSource(distiller, dataset, augment, views)
+    batch_size = source.batch_size if batch_size is None else batch_size
     _check_count("batch_size", batch_size)
-    lessons = distiller.lessons.of(_layers(hint_layers))
-    answers = Answers(distiller.teacher, lessons, hint_dtype)
-    cache = Cache(_local(directory), passage, answers, views)
+    provider = distiller.teacher_outputs.with_layers(_layers(hint_layers))
+    teacher_pass = TeacherPass(distiller.teacher, provider, hint_dtype)
+    cache = CacheWriter(_local(directory), source, teacher_pass, views)
     if cache.is_complete():
-        cache.go_through(verbose)
+        cache.run(verbose)
     else:
-        with alone(cache.directory, verbose):
+        with exclusive_lock(cache.directory, verbose):
             # Whoever was waited for may have written all of it.
             cache.is_complete()
-            cache.go_through(verbose)
+            cache.run(verbose)
     return cache.dataset(shuffle, seed, batch_size)
 
 

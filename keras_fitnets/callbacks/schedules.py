@@ -5,9 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_fitnets.distribution import multi_worker
-from keras_fitnets.losses import check_number
-from keras_fitnets.distillation.finite_guard import not_finite
+from keras_fitnets.utils.checks import check_number
 
 
 class Annealing(keras.callbacks.Callback):
@@ -124,113 +122,6 @@ class TemperatureAnnealing(Annealing):
     sign = "positive"
 
 
-class CheckNumerics(keras.callbacks.Callback):
-    """Stops training at the first NaN or infinity, and says where it came from.
-
-    While it is there each step looks at the data, the outputs of teacher and student,
-    the hints, every term of the loss and the gradients. A step with a number that is
-    not finite changes no weight: the student, the optimizer and any checkpoint are as
-    they were before it. It costs a copy of the weights and a pass over those tensors;
-    without it nothing is done.
-
-    Raises:
-        TypeError: when it is given to a model that is no `Distiller`.
-        FloatingPointError: while training, naming the step, where such numbers
-            were, in the order in which they are computed, and weights that hold them.
-
-    Example:
-
-    >>> callbacks = [CheckNumerics()]  # for `fit` or `fit_stagewise`
-    """
-
-    def set_model(self, model: Any) -> None:
-        if not hasattr(model, "check_numerics"):
-            raise TypeError(
-                "CheckNumerics watches a keras_fitnets.Distiller; it was given to "
-                f"{model!r}. Use keras.callbacks.TerminateOnNaN there."
-            )
-        super().set_model(model)
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.model.check_numerics = True
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        found = self.model.first_not_finite
-        if found is None:
-            return
-        step, places = found
-        self.model.check_numerics = False
-        networks = [self.model, *self.model.teacher.models]
-        weights = [
-            weight.path for network in networks for weight in not_finite(network)
-        ]
-        raise FloatingPointError(
-            f'Step {step} of stage "{self.model.stage}" (epoch {self._epoch + 1}) met '
-            f"NaN or infinity: first in the {places[0]}"
-            + (f", then in {', '.join(places[1:])}" if places[1:] else "")
-            + (f". Weights that hold it: {', '.join(weights)}" if weights else "")
-            + ". The step was undone: no weight and no checkpoint has changed by it. "
-            "Mend what is named, or lower the learning rate if it is the gradients."
-        )
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.model.check_numerics = False
-
-
-class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
-    """`keras.callbacks.ModelCheckpoint` for the student alone.
-
-    The file holds a plain Keras model without teacher, regressors or losses. Of several
-    workers the first one writes it.
-
-    Args:
-        filepath: as for `ModelCheckpoint`, ending in `.keras` or `.weights.h5`.
-        monitor: the quantity that `save_best_only` compares, a metric of the student
-            rather than `val_loss`, which moves with λ and τ.
-        mode: `"min"` or `"max"`.
-        **kwargs: as for `ModelCheckpoint`.
-
-    Raises:
-        TypeError: when it is given to a model that is no `Distiller`.
-        ValueError: as `ModelCheckpoint` does.
-
-    Example:
-
-    >>> checkpoint = StudentCheckpoint(
-    ...     "best.keras", monitor="val_accuracy", mode="max", save_best_only=True
-    ... )
-    """
-
-    def __init__(
-        self,
-        filepath: Any,
-        monitor: str = "val_label_loss",
-        mode: str = "min",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(filepath, monitor=monitor, mode=mode, **kwargs)
-
-    def set_model(self, model: Any) -> None:
-        if not hasattr(model, "student"):
-            raise TypeError(
-                "StudentCheckpoint saves the student of a keras_fitnets.Distiller; it "
-                f"was given to {model!r}. Use keras.callbacks.ModelCheckpoint there."
-            )
-        super().set_model(model.student)
-        self._writes = multi_worker.is_chief(model.distribute_strategy)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._writes:
-            super().on_train_batch_end(batch, logs)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._writes:
-            super().on_epoch_end(epoch, logs)
-
-
 def _linear(
     start: float, end: float | None, epochs: Any, delay: Any
 ) -> Callable[[int], float]:
@@ -247,12 +138,3 @@ def _linear(
         return start + (end - start) * way
 
     return value
-
-
-def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Callbacks in whatever way `fit` takes them, as a list."""
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return list(callbacks.callbacks)
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]

@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_fitnets.distillation.evaluation import Look
-from keras_fitnets.distillation.evaluation import Sample
-from keras_fitnets.distillation.evaluation import ratio
 from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.distillation.evaluation import EvaluationData
+from keras_fitnets.distillation.evaluation import StudentEvaluator
+from keras_fitnets.distillation.evaluation import divide_or_nan
 
 
 class StudentMonitor(keras.callbacks.Callback):
@@ -69,8 +69,8 @@ class StudentMonitor(keras.callbacks.Callback):
 
     def __init__(self, x: Any, batch_size: int = 32) -> None:
         super().__init__()
-        self._sample = Sample("StudentMonitor", x, batch_size)
-        self._look: Look | None = None
+        self._sample = EvaluationData("StudentMonitor", x, batch_size)
+        self._look: StudentEvaluator | None = None
         self._asked: Any = None
 
     def set_model(self, model: Any) -> None:
@@ -89,7 +89,7 @@ class StudentMonitor(keras.callbacks.Callback):
         asked = tuple(self.model.teacher.fingerprints())
         if asked != self._asked:
             self._look, self._asked = None, asked
-        for i in self._now().constant:
+        for i in self._now().constant_hints:
             hint = self.model.hints[i]
             raise ValueError(
                 f"Of the {len(self._sample)} sample(s) in `x` of StudentMonitor, hint "
@@ -101,15 +101,15 @@ class StudentMonitor(keras.callbacks.Callback):
         if logs is not None:
             model = self.model
             shares = _shares(logs, model.lambda_, model.hint_weight)
-            logs.update({**self._now().results(), **shares})
+            logs.update({**self._now().compute(), **shares})
 
-    def _now(self) -> Look:
+    def _now(self) -> StudentEvaluator:
         """The look of the stage that the Distiller is in."""
         model = self.model
         wanted = model.active_hints if model.stage == "hint" else None
         key = (model.stage, wanted, model.run_eagerly)
         if self._look is None or self._look.key != key:
-            self._look = Look(model, self._sample, *key)
+            self._look = StudentEvaluator(model, self._sample, *key)
         return self._look
 
 
@@ -120,7 +120,7 @@ def _shares(
     weights = {"label": 1.0, "kd": lambda_}
     weights["hint"] = hint_weight if "kd_loss" in logs else 1.0
     return {
-        f"{term}_share": ratio(weight * logs[f"{term}_loss"], logs["loss"])
+        f"{term}_share": divide_or_nan(weight * logs[f"{term}_loss"], logs["loss"])
         for term, weight in weights.items()
         if f"{term}_loss" in logs
     }

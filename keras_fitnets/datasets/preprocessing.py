@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_fitnets.losses import at_least_float32
-from keras_fitnets.losses import check_number
+from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.tensors import upcast_to_float32
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -43,7 +43,7 @@ class GlobalContrastNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         axes = tuple(range(1, len(inputs.shape)))
-        x = at_least_float32(inputs)
+        x = upcast_to_float32(inputs)
         precision = np.finfo(keras.backend.standardize_dtype(x.dtype)).eps
         centred = x - ops.mean(x, axes, keepdims=True)
         power = ops.sum(ops.square(centred), axes, keepdims=True)
@@ -163,7 +163,7 @@ class ZCAWhitening(keras.layers.Layer):
 
 
 def _unknown(shape: Any, dtype: Any = None) -> Any:
-    return ops.full(shape, float("nan"), dtype)
+    return ops.outputs_and_features(shape, float("nan"), dtype)
 
 
 def _batches(data: Any, batch_size: int) -> Any:

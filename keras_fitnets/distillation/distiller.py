@@ -8,24 +8,24 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_fitnets.distribution import replicas
-from keras_fitnets.inspection import graph
-from keras_fitnets.callbacks.schedules import listed
-from keras_fitnets.distillation.validate_data import check_data
-from keras_fitnets.distillation.hints import hint_pairs
-from keras_fitnets.distillation.validate_labels import check_labels
-from keras_fitnets.distillation.teacher_outputs import Lesson
-from keras_fitnets.distillation.teacher_outputs import Lessons
-from keras_fitnets.distillation.teacher_outputs import Taught
-from keras_fitnets.distillation.teacher_outputs import inputs_in
-from keras_fitnets.distribution.multi_worker import FitsOnWorkers
-from keras_fitnets.distribution.multi_worker import step_results
-from keras_fitnets.distillation.finite_guard import Watch
+from keras_fitnets.distillation.finite_guard import FiniteGuard
+from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distillation.objective import Objective
-from keras_fitnets.distillation.output_specs import Pairing
+from keras_fitnets.distillation.output_specs import OutputPair
 from keras_fitnets.distillation.settings import Settings
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.distillation.teacher_outputs import CachedInputs
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
+from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
+from keras_fitnets.distillation.validate_data import check_data
+from keras_fitnets.distillation.validate_labels import check_labels
+from keras_fitnets.distribution import replicas
+from keras_fitnets.distribution.multi_worker import FitsOnWorkers
+from keras_fitnets.distribution.multi_worker import step_results
+from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import list_callbacks
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -121,9 +121,9 @@ class Distiller(FitsOnWorkers, Settings):
                 f"{temperature_squared!r}. The paper has no such factor: False."
             )
         replicas.check_scope(student, teacher.models)
-        pairs = hint_pairs(hints, teacher.models, student)
+        pairs = parse_hints(hints, teacher.models, student)
         regressors = [pair.regressor for pair in pairs]
-        policy = graph.dtype_policy([student, *regressors])
+        policy = graph.choose_dtype_policy([student, *regressors])
         super().__init__(autocast=False, dtype=policy, **kwargs)
         self._teacher = teacher
         self.student = student
@@ -131,12 +131,12 @@ class Distiller(FitsOnWorkers, Settings):
         self._activation = activation
         self._from_logits = from_logits
         self._temperature_squared = temperature_squared
-        self.supports_jit = graph.supports_jit(teacher.models)
+        self.supports_jit = graph.has_jit_support(teacher.models)
         # A mapping that Keras does not track: checkpoints need no running means.
         self._trackers = types.MappingProxyType(
             {name: keras.metrics.Mean(name=name, dtype=self._float()) for name in TERMS}
         )
-        self._watch = Watch()
+        self._finite_guard = FiniteGuard()
         self._objective = Objective(
             teacher,
             student,
@@ -144,35 +144,35 @@ class Distiller(FitsOnWorkers, Settings):
             activation=activation,
             from_logits=from_logits,
             temperature_squared=temperature_squared,
-            share=replicas.share,
+            share=replicas.replica_share,
         )
         self.regressors = self._objective.regressors
         self._start(temperature, lambda_, hint_weight, stage, learning_rate_factor)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return graph.run(self.student, inputs_in(inputs), bool(training))
+        return graph.call_network(self.student, unwrap_inputs(inputs), bool(training))
 
     @property
-    def pairings(self) -> list[Pairing | None]:
+    def output_pairs(self) -> list[OutputPair | None]:
         """How each output is read; None for one that is left out."""
-        return self._objective.pairings
+        return self._objective.output_pairs
 
     @property
-    def lessons(self) -> Lessons:
+    def teacher_outputs(self) -> TeacherOutputProvider:
         """What the teacher can be asked."""
-        return self._objective.lessons
+        return self._objective.teacher_outputs
 
     @property
     def objective(self) -> Objective:
         """From a batch to the student's outputs, and to the terms of its losses."""
         return self._objective
 
-    def taught(self, x: Any) -> Taught:
+    def with_teacher_outputs(self, x: Any) -> CachedInputs:
         """A batch of inputs with all that the teacher says of it, for later use."""
         with tf.init_scope():
             fingerprints = self.teacher.fingerprints()
-        return Taught(x, self.lessons.said(x, fingerprints))
+        return CachedInputs(x, self.teacher_outputs.compute_all(x, fingerprints))
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -187,10 +187,13 @@ class Distiller(FitsOnWorkers, Settings):
         replay = getattr(given.get("x"), "replay", None)
         if replay is not None:
             # A cache's views and order go by the epoch, also where a run is resumed.
-            given["callbacks"] = [*listed(given.get("callbacks")), replay.passes]
+            given["callbacks"] = [
+                *list_callbacks(given.get("callbacks")),
+                replay.passes,
+            ]
         for name in ("x", "validation_data"):
             if name in given:
-                given[name] = self._narrowed(given[name])
+                given[name] = self._select_columns(given[name])
         return super().fit(**given)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -198,49 +201,57 @@ class Distiller(FitsOnWorkers, Settings):
         check_data(self, **bound.arguments)
         # Within `fit`, which has done so, `evaluate` has an argument of Keras' own.
         if "kwargs" not in bound.arguments:
-            bound.arguments["x"] = self._narrowed(bound.arguments.get("x"))
+            bound.arguments["x"] = self._select_columns(bound.arguments.get("x"))
         return super().evaluate(*bound.args, **bound.kwargs)
 
-    def _narrowed(self, data: Any) -> Any:
+    def _select_columns(self, data: Any) -> Any:
         """The same, but a cache gives no more of itself than the stage asks for."""
         replay = getattr(data, "replay", None)
         if replay is None:
             return data
         fingerprints = self.teacher.fingerprints()
-        wanted = self.lessons.names(fingerprints, self.stage, self._wanted())
+        wanted = self.teacher_outputs.keys(
+            fingerprints, self.stage, self._active_pairs()
+        )
         return replay.dataset(wanted)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight, lesson = self._unpack(data)
+        x, y, sample_weight, teacher_outputs = self._unpack(data)
         if not self.optimizer.built:
             # On all that any stage trains, so that stages can change under it.
             self.optimizer.build(self.trainable_variables)
         optimizer, state = self.optimizer, [*self._state(), *self.optimizer.variables]
-        before = self._watch.before(state)
+        before = self._finite_guard.snapshot(state)
         # The teacher first, or its activations are alive beside the student's.
-        said = [t for t in tf.nest.flatten(tuple(lesson)) if tf.is_tensor(t)]
+        said = [t for t in tf.nest.flatten(tuple(teacher_outputs)) if tf.is_tensor(t)]
         with tf.control_dependencies(said), tf.GradientTape() as tape:
-            y_pred, terms = self._evaluate(x, y, sample_weight, lesson, True)
+            y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, True)
             loss = optimizer.scale_loss(terms["loss"])
-        variables = self._objective.trainable_variables(self.stage, self._wanted())
+        variables = self._objective.trainable_variables(
+            self.stage, self._active_pairs()
+        )
         gradients = tape.gradient(loss, variables)
-        self._apply(replicas.gradients(gradients, _batch_size(x), optimizer), variables)
+        self._apply(
+            replicas.reduce_gradients(gradients, _batch_size(x), optimizer), variables
+        )
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         places = {
             "data": data,
-            "teacher's outputs": lesson.logits,
-            "hints": lesson.hints,
+            "teacher's outputs": teacher_outputs.logits,
+            "hints": teacher_outputs.hints,
             "student's outputs": y_pred,
             **terms,
             # Loss scaling searches for its scale by gradients that overflow.
             "gradients": None if scaled else gradients,
         }
-        self._watch.after(optimizer.iterations, places, state, before)
+        self._finite_guard.check_and_rollback(
+            optimizer.iterations, places, state, before
+        )
         return self._log(x, y, y_pred, sample_weight, terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        x, y, sample_weight, lesson = self._unpack(data)
-        y_pred, terms = self._evaluate(x, y, sample_weight, lesson, False)
+        x, y, sample_weight, teacher_outputs = self._unpack(data)
+        y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, False)
         return self._log(x, y, y_pred, sample_weight, terms)
 
     def compute_loss(
@@ -268,7 +279,7 @@ class Distiller(FitsOnWorkers, Settings):
     def get_metrics_result(self) -> dict[str, Any]:
         # Keras asks after an epoch too, and then there must have been batches.
         count = self._trackers[self._terms()[0]].count
-        apart = tf.executing_eagerly() and replicas.count() == 1
+        apart = tf.executing_eagerly() and replicas.num_replicas() == 1
         if apart and ops.convert_to_numpy(count) == 0:
             raise ValueError(
                 "The data gave no batch: there was nothing to learn from, or to "
@@ -277,7 +288,7 @@ class Distiller(FitsOnWorkers, Settings):
             )
         return super().get_metrics_result()
 
-    def _wanted(self) -> tuple[int, ...]:
+    def _active_pairs(self) -> tuple[int, ...]:
         """The pairs that the stage uses."""
         return self._active_hints if self.stage == "hint" else _all(self.hints)
 
@@ -294,27 +305,35 @@ class Distiller(FitsOnWorkers, Settings):
         return [variable for layer in layers for variable in layer.variables]
 
     def _evaluate(
-        self, x: Any, y: Any, sample_weight: Any, lesson: Any, training: bool
+        self, x: Any, y: Any, sample_weight: Any, teacher_outputs: Any, training: bool
     ) -> tuple[Any, dict[str, Any]]:
         """The student's outputs; each term and the stage's "loss", as shares."""
         check_labels(self, y)
-        objective, wanted, samples = self._objective, self._wanted(), _batch_size(x)
-        with replicas.weighing(self._state(), samples):
+        objective, wanted, samples = (
+            self._objective,
+            self._active_pairs(),
+            _batch_size(x),
+        )
+        with replicas.sync_state_updates(self._state(), samples):
             y_pred, regressed = objective.student(x, self.stage, wanted, training)
             penalties = objective.penalties(self.stage, wanted)
         terms, weights = {}, {}
         # The label loss last: it would not say what is wrong with a sample weight.
         for term in reversed(self._terms()):
             if term == "label_loss":
-                label_loss = replicas.undivided(self._compile_loss, self.loss)
+                label_loss = replicas.per_replica_loss(self._compile_loss, self.loss)
                 value = objective.label_loss(label_loss, y, y_pred, sample_weight)
                 weight = 1.0
             elif term == "kd_loss":
                 temperature = ops.convert_to_tensor(self._temperature)
-                value = objective.kd_loss(lesson, y_pred, temperature, sample_weight)
+                value = objective.kd_loss(
+                    teacher_outputs, y_pred, temperature, sample_weight
+                )
                 weight = self._lambda
             else:
-                value = objective.hint_loss(lesson, regressed, wanted, sample_weight)
+                value = objective.hint_loss(
+                    teacher_outputs, regressed, wanted, sample_weight
+                )
                 weight = 1.0 if self.stage == "hint" else self._hint_weight
             terms[term], weights[term] = value, weight
         dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
@@ -324,21 +343,23 @@ class Distiller(FitsOnWorkers, Settings):
         )
         if penalties:
             penalty = sum(ops.cast(ops.sum(p), dtype) for p in penalties)
-            loss += replicas.share(penalty, samples)
+            loss += replicas.replica_share(penalty, samples)
         return y_pred, {**terms, "loss": loss}
 
-    def _unpack(self, data: Any) -> tuple[Any, Any, Any, Lesson]:
+    def _unpack(self, data: Any) -> tuple[Any, Any, Any, TeacherOutputs]:
         """Inputs, labels and sample weights of a batch, and what is said of it."""
-        if isinstance(data, Taught):
+        if isinstance(data, CachedInputs):
             data = (data,)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, Taught):
-            lesson = self.remembered(x)
+        if isinstance(x, CachedInputs):
+            teacher_outputs = self.lookup_teacher_outputs(x)
         else:
-            lesson = self.lessons.asked(x, self.stage, self._wanted())
-        return inputs_in(x), y, sample_weight, lesson
+            teacher_outputs = self.teacher_outputs.compute(
+                x, self.stage, self._active_pairs()
+            )
+        return unwrap_inputs(x), y, sample_weight, teacher_outputs
 
-    def remembered(self, x: Taught) -> Lesson:
+    def lookup_teacher_outputs(self, x: CachedInputs) -> TeacherOutputs:
         """What was said of a batch, as far as the stage wants to know.
 
         Raises:
@@ -346,7 +367,9 @@ class Distiller(FitsOnWorkers, Settings):
         """
         with tf.init_scope():
             fingerprints = self.teacher.fingerprints()
-        return self.lessons.remembered(x.said, fingerprints, self.stage, self._wanted())
+        return self.teacher_outputs.lookup(
+            x.teacher_outputs, fingerprints, self.stage, self._active_pairs()
+        )
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
         if self.stage == "hint":
@@ -365,7 +388,7 @@ class Distiller(FitsOnWorkers, Settings):
             slow = self._objective.guided_variables(_all(self.hints))
         # This slows any optimizer; scaled gradients would not slow Adam or RMSprop,
         # which divide them by their own size.
-        with replicas.slowed(slow, self.learning_rate_factor):
+        with replicas.scale_updates(slow, self.learning_rate_factor):
             self.optimizer.apply(gradients, variables)
 
     def _log(
@@ -376,7 +399,7 @@ class Distiller(FitsOnWorkers, Settings):
         sample_weight: Any,
         terms: dict[str, Any],
     ) -> dict[str, Any]:
-        means = replicas.everywhere(terms)
+        means = replicas.all_reduce_sum(terms)
         for metric in self.metrics[: len(means)]:
             metric.update_state(means[metric.name], sample_weight=_batch_size(x))
         return step_results(self.compute_metrics(x, y, y_pred, sample_weight))

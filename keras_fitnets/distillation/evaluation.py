@@ -11,15 +11,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.distillation.teacher_outputs import Lesson
-from keras_fitnets.distillation.teacher_outputs import inputs_in
-from keras_fitnets.losses import at_least_float32
-from keras_fitnets.losses import mask_of
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
+from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
+from keras_fitnets.distillation.validate_data import check_inputs
+from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.tensors import upcast_to_float32
 
 
-class Sample:
+class EvaluationData:
     """Some inputs in memory, batch by batch.
 
     Args:
@@ -42,7 +42,7 @@ class Sample:
                 f"{batch_size!r}."
             )
         self._told_as = f"`x` of {owner}"
-        flat = [one for one in keras.tree.flatten(inputs_in(x)) if one is not None]
+        flat = [one for one in keras.tree.flatten(unwrap_inputs(x)) if one is not None]
         if not flat or not all(len(getattr(one, "shape", ())) for one in flat):
             raise TypeError(
                 f"{self._told_as} must be an array of inputs, or a structure of arrays;"
@@ -55,7 +55,7 @@ class Sample:
                 f"{self._told_as} must hold samples, as many of each input; received "
                 f"{' and '.join(map(str, sizes))}. Pass some hundred of them."
             )
-        self._arrays = _each(np.asarray, inputs_in(x))
+        self._arrays = _map_present(np.asarray, unwrap_inputs(x))
         self._size, self._batch_size = sizes[0], batch_size
 
     def __len__(self) -> int:
@@ -64,14 +64,14 @@ class Sample:
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self._size, self._batch_size):
             stop = start + self._batch_size
-            yield _each(lambda array, a=start, b=stop: array[a:b], self._arrays)
+            yield _map_present(lambda array, a=start, b=stop: array[a:b], self._arrays)
 
     def check(self, distiller: Distiller) -> None:
         """Refuse what the Distiller's networks do not take."""
         check_inputs(distiller, self._told_as, self._arrays)
 
 
-class Look:
+class StudentEvaluator:
     """A student beside its teacher, on the same inputs.
 
     Args:
@@ -83,14 +83,14 @@ class Look:
 
     Attributes:
         key: the last three arguments.
-        lessons: what the teacher said of each batch; of a hint also its mask.
-        constant: the positions of hints that are the same for every sample.
+        provider: what the teacher said of each batch; of a hint also its mask.
+        constant_hints: the positions of hints that are the same for every sample.
     """
 
     def __init__(
         self,
         distiller: Distiller,
-        sample: Sample,
+        sample: EvaluationData,
         stage: str,
         wanted: Sequence[int] | None,
         eagerly: bool,
@@ -99,58 +99,72 @@ class Look:
         self._distiller, self._sample, self._stage = distiller, sample, stage
         pairs = range(len(distiller.hints)) if wanted is None else wanted
         self._wanted = () if stage == "kd" else tuple(pairs)
-        self._pairings = {
-            i: pairing
-            for i, pairing in enumerate(distiller.pairings)
-            if pairing is not None and stage != "hint"
+        self._output_pairs = {
+            i: output_pair
+            for i, output_pair in enumerate(distiller.output_pairs)
+            if output_pair is not None and stage != "hint"
         }
-        self.lessons = [
-            _kept(distiller.lessons.asked(_tensors(batch), stage, self._wanted))
+        self.teacher_outputs = [
+            _to_numpy(
+                distiller.teacher_outputs.compute(
+                    _to_tensors(batch), stage, self._wanted
+                )
+            )
             for batch in sample
         ]
         self._spreads = {
-            i: _spread([lesson.hints[i] for lesson in self.lessons])
+            i: _total_variance(
+                [teacher_outputs.hints[i] for teacher_outputs in self.teacher_outputs]
+            )
             for i in self._wanted
         }
-        self.constant = [i for i, spread in self._spreads.items() if spread == 0]
+        self.constant_hints = [i for i, spread in self._spreads.items() if spread == 0]
         self._student = self._eager if eagerly else self._traced(next(iter(sample)))
 
-    def results(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """R² of each pair, and the agreement on each output."""
         missed = dict.fromkeys(self._wanted, 0.0)
         same: dict[int, Any] = {}
-        for batch, lesson in zip(self._sample, self.lessons, strict=True):
-            answers, regressed = _each(np.asarray, self._student(batch))
+        for batch, teacher_outputs in zip(
+            self._sample, self.teacher_outputs, strict=True
+        ):
+            answers, regressed = _map_present(np.asarray, self._student(batch))
             for i, prediction in zip(self._wanted, regressed, strict=True):
-                hint, mask = lesson.hints[i]
-                gap, _ = _counted(np.subtract(hint, prediction, dtype="float64"), mask)
+                hint, mask = teacher_outputs.hints[i]
+                gap, _ = _apply_mask(
+                    np.subtract(hint, prediction, dtype="float64"), mask
+                )
                 missed[i] += np.sum(gap**2)
             for i, (logits, mask) in answers.items():
-                activation = self._pairings[i].activation
-                soft = _chosen(self.soft_logits(lesson, i), activation)
-                agreed = soft == _chosen(logits, activation)
-                right, counts = _counted(agreed, mask)
+                activation = self._output_pairs[i].activation
+                soft = _choose_classes(self.soft_logits(teacher_outputs, i), activation)
+                agreed = soft == _choose_classes(logits, activation)
+                right, counts = _apply_mask(agreed, mask)
                 same[i] = same.get(i, 0) + np.array([right.sum(), counts.sum()])
-        pairs, outputs = len(self._distiller.hints), len(self._distiller.pairings)
+        pairs, outputs = len(self._distiller.hints), len(self._distiller.output_pairs)
         return {
             **{
-                _name("hint_r2", i, pairs): 1 - ratio(missed[i], spread)
+                _name_log("hint_r2", i, pairs): 1 - divide_or_nan(missed[i], spread)
                 for i, spread in self._spreads.items()
             },
-            **{_name("agreement", i, outputs): ratio(*same[i]) for i in same},
+            **{
+                _name_log("agreement", i, outputs): divide_or_nan(*same[i])
+                for i in same
+            },
         }
 
     def regressed(self, batch: Any) -> list[Any]:
         """The regressed guided layers for a batch of the sample."""
-        return _each(np.asarray, self._student(batch)[1])
+        return _map_present(np.asarray, self._student(batch)[1])
 
-    def soft_logits(self, lesson: Lesson, output: int) -> Any:
+    def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
         """What the soft targets of an output come from, at the present temperature."""
         members = [
-            ops.convert_to_tensor(member[output], "float64") for member in lesson.logits
+            ops.convert_to_tensor(member[output], "float64")
+            for member in teacher_outputs.logits
         ]
         teacher, temperature = self._distiller.teacher, self._distiller.temperature
-        activation = self._pairings[output].activation
+        activation = self._output_pairs[output].activation
         return np.asarray(teacher.soft_logits(members, temperature, activation))
 
     def _pass(self, x: Any) -> tuple[dict[int, Any], list[Any]]:
@@ -163,13 +177,13 @@ class Look:
             outputs, regressed = student(x, self._stage, self._wanted, training=False)
         flat = keras.tree.flatten(outputs)
         answers = {
-            i: (pairing.student.logits(flat[i]), mask_of(flat[i]))
-            for i, pairing in self._pairings.items()
+            i: (output_pair.student.logits(flat[i]), get_mask(flat[i]))
+            for i, output_pair in self._output_pairs.items()
         }
-        return answers, [at_least_float32(tensor) for tensor in regressed]
+        return answers, [upcast_to_float32(tensor) for tensor in regressed]
 
     def _eager(self, x: Any) -> Any:
-        return self._pass(_tensors(x))
+        return self._pass(_to_tensors(x))
 
     def _traced(self, first: Any) -> Any:
         """The pass as one graph for batches of any size."""
@@ -178,39 +192,42 @@ class Look:
 
         def whole(*tensors: Any) -> Any:
             left = iter(tensors)
-            return self._pass(_each(lambda _: next(left), first))
+            return self._pass(_map_present(lambda _: next(left), first))
 
         traced = tf.function(whole, input_signature=specs, autograph=False)
         return lambda x: traced(*[a for a in keras.tree.flatten(x) if a is not None])
 
 
-def _chosen(logits: Any, activation: str) -> Any:
+def _choose_classes(logits: Any, activation: str) -> Any:
     """The class, or which of the units are on."""
     if activation == "sigmoid":
         return logits > 0
     return np.argmax(logits, axis=-1, keepdims=True)
 
 
-def _kept(lesson: Lesson) -> Lesson:
-    """A lesson in NumPy, each hint with its mask."""
-    hints = {i: _each(np.asarray, (h, mask_of(h))) for i, h in lesson.hints.items()}
-    return Lesson(_each(np.asarray, lesson.logits), hints)
+def _to_numpy(teacher_outputs: TeacherOutputs) -> TeacherOutputs:
+    """A teacher_outputs in NumPy, each hint with its mask."""
+    hints = {
+        i: _map_present(np.asarray, (h, get_mask(h)))
+        for i, h in teacher_outputs.hints.items()
+    }
+    return TeacherOutputs(_map_present(np.asarray, teacher_outputs.logits), hints)
 
 
-def _spread(hints: Sequence[tuple[Any, Any]]) -> float:
+def _total_variance(hints: Sequence[tuple[Any, Any]]) -> float:
     """Σ ‖u_h - mean(u_h)‖², the mean of each feature over those samples that count."""
     total = count = spread = size = 0.0
-    for values, counts in itertools.starmap(_counted, hints):
+    for values, counts in itertools.starmap(_apply_mask, hints):
         total, count = total + values.sum(axis=0), count + counts.sum(axis=0)
     mean = total / np.maximum(count, 1)
-    for values, counts in itertools.starmap(_counted, hints):
+    for values, counts in itertools.starmap(_apply_mask, hints):
         spread += np.sum((counts * (values - mean)) ** 2)
         size += np.sum(values**2)
     # Of numbers that are all the same float64 leaves a little.
     return 0.0 if spread <= 1e-20 * size else float(spread)
 
 
-def _counted(values: Any, mask: Any) -> tuple[Any, Any]:
+def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:
     """Values in float64, zero where a mask leaves them out, and which of them count."""
     values = np.asarray(values, "float64")
     if mask is None:
@@ -220,19 +237,19 @@ def _counted(values: Any, mask: Any) -> tuple[Any, Any]:
     return np.where(counts, values, 0.0), counts
 
 
-def ratio(part: Any, whole: Any) -> float:
+def divide_or_nan(part: Any, whole: Any) -> float:
     return float(part) / float(whole) if whole else math.nan
 
 
-def _name(log: str, i: int, count: int) -> str:
+def _name_log(log: str, i: int, count: int) -> str:
     return log if count == 1 else f"{log}_{i}"
 
 
-def _tensors(x: Any) -> Any:
-    return _each(ops.convert_to_tensor, x)
+def _to_tensors(x: Any) -> Any:
+    return _map_present(ops.convert_to_tensor, x)
 
 
-def _each(function: Any, tensors: Any) -> Any:
+def _map_present(function: Any, tensors: Any) -> Any:
     """A function of each tensor in a structure, None where there is none."""
     return keras.tree.map_structure(
         lambda tensor: None if tensor is None else function(tensor), tensors

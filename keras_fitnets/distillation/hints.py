@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_fitnets.inspection import graph
-from keras_fitnets.losses import check_number
+from keras_fitnets.utils.checks import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -100,7 +100,7 @@ class Hint:
         return cls(**{**config, "regressor": regressor})
 
 
-def hint_pairs(
+def parse_hints(
     hints: Any, members: Sequence[keras.Model], student: keras.Model
 ) -> tuple[Hint, ...]:
     """The `hints` argument of a Distiller as a tuple of `Hint`.
@@ -112,7 +112,9 @@ def hint_pairs(
     if hints is None:
         return ()
     if isinstance(hints, str) and hints == "middle":
-        return (Hint(graph.middle(members[0]), graph.middle(student)),)
+        return (
+            Hint(graph.find_middle_layer(members[0]), graph.find_middle_layer(student)),
+        )
     if isinstance(hints, Hint) or _is_pair(hints):
         hints = [hints]
     if isinstance(hints, str) or not isinstance(hints, Sequence):

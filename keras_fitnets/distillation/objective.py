@@ -7,19 +7,19 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fitnets.inspection import activations
-from keras_fitnets.inspection import graph
-from keras_fitnets.inspection.feature_extractors import features
 from keras_fitnets.distillation.hints import Hint
-from keras_fitnets.layers import HintRegressor
-from keras_fitnets.distillation.teacher_outputs import Lesson
-from keras_fitnets.distillation.teacher_outputs import Lessons
-from keras_fitnets.losses import hint_loss
-from keras_fitnets.losses import mask_of
-from keras_fitnets.losses import soft_target_crossentropy
-from keras_fitnets.losses import zeroed
 from keras_fitnets.distillation.output_specs import pair_outputs
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
+from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
+from keras_fitnets.inspection import activations
+from keras_fitnets.inspection import graph
+from keras_fitnets.inspection.feature_extractors import create_feature_extractor
+from keras_fitnets.layers import HintRegressor
+from keras_fitnets.losses import hint_loss
+from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
 
@@ -54,8 +54,8 @@ class Objective:
         self._student = student
         self._hints = hints
         self._temperature_squared = temperature_squared
-        inputs = _common_inputs([*teacher.models, student])
-        self.pairings = pair_outputs(
+        inputs = _find_common_inputs([*teacher.models, student])
+        self.output_pairs = pair_outputs(
             teacher.models,
             student,
             inputs,
@@ -63,14 +63,18 @@ class Objective:
             members_from_logits=teacher.from_logits,
             student_from_logits=from_logits,
         )
-        self.lessons = Lessons(teacher, hints, self.pairings, inputs)
+        self.teacher_outputs = TeacherOutputProvider(
+            teacher, hints, self.output_pairs, inputs
+        )
         guided = [hint.guided_layer for hint in hints]
-        self._features: Any = features(student, guided, inputs) if hints else None
+        self._features: Any = (
+            create_feature_extractor(student, guided, inputs) if hints else None
+        )
         self.regressors = [
-            _regressor(hint, teacher, student, hint_shape, guided_shape)
+            _create_regressor(hint, teacher, student, hint_shape, guided_shape)
             for hint, hint_shape, guided_shape in zip(
                 hints,
-                self.lessons.shapes,
+                self.teacher_outputs.shapes,
                 self._features.shapes if self._features else [],
                 strict=True,
             )
@@ -81,14 +85,16 @@ class Objective:
     ) -> tuple[Any, list[Any]]:
         """The student's outputs and its regressed guided layers, in one pass."""
         if stage == "kd":
-            return graph.run(self._student, x, training), []
+            return graph.call_network(self._student, x, training), []
         if stage == "hint":
-            outputs, guided = None, self._features.upto(x, training, wanted)
+            outputs, guided = None, self._features.extract(x, training, wanted)
         else:
-            outputs, guided = self._features.full(x, training)
+            outputs, guided = self._features.outputs_and_features(x, training)
         regressed = [
             # Masked steps are zero, or a kernel would mix them with their neighbours.
-            graph.run(self.regressors[i], zeroed(g, mask_of(g)), training)
+            graph.call_network(
+                self.regressors[i], zero_masked(g, get_mask(g)), training
+            )
             for i, g in zip(wanted, guided, strict=True)
         ]
         return outputs, regressed
@@ -98,34 +104,40 @@ class Objective:
         flat = keras.tree.flatten(outputs)
         items = ops.shape(flat[0])[0]
         # Keras returns one number for all outputs: they can be weighed only as one.
-        if len(flat) == 1 and mask_of(flat[0]) is not None:
-            items = ops.sum(ops.cast(mask_of(flat[0]), "int32"))
+        if len(flat) == 1 and get_mask(flat[0]) is not None:
+            items = ops.sum(ops.cast(get_mask(flat[0]), "int32"))
         return self._share(loss(y, outputs, sample_weight), items)
 
     def kd_loss(
-        self, lesson: Lesson, outputs: Any, temperature: Any, sample_weight: Any
+        self,
+        teacher_outputs: TeacherOutputs,
+        outputs: Any,
+        temperature: Any,
+        sample_weight: Any,
     ) -> Any:
         """The second term of Eq. 2, summed over the outputs, a mean over samples."""
         flat = keras.tree.flatten(outputs)
         weights = _weight_per_output(sample_weight, len(flat))
         losses = []
-        for i, pairing in enumerate(self.pairings):
-            if pairing is None:
+        for i, output_pair in enumerate(self.output_pairs):
+            if output_pair is None:
                 continue
-            logits = _in_widest_dtype([member[i] for member in lesson.logits])
+            logits = _cast_to_widest_dtype(
+                [member[i] for member in teacher_outputs.logits]
+            )
             values = soft_target_crossentropy(
-                self._teacher.soft_logits(logits, temperature, pairing.activation),
-                pairing.student.logits(flat[i]),
+                self._teacher.soft_logits(logits, temperature, output_pair.activation),
+                output_pair.student.logits(flat[i]),
                 temperature,
-                pairing.activation,
+                output_pair.activation,
                 temperature_squared=self._temperature_squared,
             )
-            losses.append(self._mean(values, weights[i], mask_of(flat[i])))
-        return sum(_in_widest_dtype(losses))
+            losses.append(self._mean(values, weights[i], get_mask(flat[i])))
+        return sum(_cast_to_widest_dtype(losses))
 
     def hint_loss(
         self,
-        lesson: Lesson,
+        teacher_outputs: TeacherOutputs,
         regressed: Sequence[Any],
         wanted: Sequence[int],
         sample_weight: Any,
@@ -137,10 +149,10 @@ class Objective:
         weight = _weight_per_sample(sample_weight)
         losses = []
         for i, prediction in zip(wanted, regressed, strict=True):
-            hint = lesson.hints[i]
-            pair = self._mean(hint_loss(hint, prediction, mask_of(hint)), weight)
+            hint = teacher_outputs.hints[i]
+            pair = self._mean(hint_loss(hint, prediction, get_mask(hint)), weight)
             losses.append(self._hints[i].weight * pair)
-        return sum(_in_widest_dtype(losses))
+        return sum(_cast_to_widest_dtype(losses))
 
     def penalties(self, stage: str, wanted: Sequence[int]) -> list[Any]:
         """Regularisation and `add_loss` terms of the student's last pass."""
@@ -168,15 +180,15 @@ class Objective:
         """The mean over samples, and over those time steps that the mask leaves."""
         count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
         if mask is not None:
-            mask = ops.cast(_aligned(mask, values), values.dtype)
+            mask = ops.cast(_expand_to_rank(mask, values), values.dtype)
             count = ops.sum(mask * ops.ones_like(values))
-            values = zeroed(values, ops.cast(mask, "bool"))
+            values = zero_masked(values, ops.cast(mask, "bool"))
         if weight is not None:
-            values = values * ops.cast(_aligned(weight, values), values.dtype)
+            values = values * ops.cast(_expand_to_rank(weight, values), values.dtype)
         return self._share(ops.divide_no_nan(ops.sum(values), count), count)
 
 
-def _common_inputs(networks: Sequence[keras.Model]) -> Any:
+def _find_common_inputs(networks: Sequence[keras.Model]) -> Any:
     """Symbolic inputs that fit all networks, or None if none shows its own."""
     for network in networks:
         if not network.built:
@@ -185,20 +197,22 @@ def _common_inputs(networks: Sequence[keras.Model]) -> Any:
                 "is unknown. Start it with keras.Input(...), or call "
                 "`build(input_shape)` on it, before it is distilled."
             )
-    known = [(n, i) for n in networks if (i := graph.inputs_of(n)) is not None]
+    known = [(n, i) for n in networks if (i := graph.get_inputs(n)) is not None]
     for network, inputs in known[:-1]:
         student, expected = known[-1]
-        if not graph.same_structure(inputs, expected):
+        if not graph.has_same_structure(inputs, expected):
             raise ValueError(
                 "Teacher and student must take the same inputs; "
-                f"'{network.name}' takes {graph.shown(inputs)}, '{student.name}' "
-                f"takes {graph.shown(expected)}. Put a resizing or reshaping layer "
+                f"'{network.name}' takes {graph.format_shapes(inputs)}, "
+                f"'{student.name}' "
+                f"takes {graph.format_shapes(expected)}. Put a resizing or reshaping "
+                "layer "
                 "in front of one."
             )
     return known[0][1] if known else None
 
 
-def _regressor(
+def _create_regressor(
     hint: Hint,
     teacher: Teacher,
     student: keras.Model,
@@ -214,14 +228,14 @@ def _regressor(
             kind=regressor,
             data_format=activations.data_format(student, hint.guided_layer),
             target_data_format=activations.data_format(network, hint.hint_layer),
-            dtype=graph.layer_at(student, hint.guided_layer).dtype_policy,
+            dtype=graph.find_layer(student, hint.guided_layer).dtype_policy,
             **activations.nonlinearity(network, hint.hint_layer),
         )
     try:
         # A symbolic call creates the weights of any layer, with or without a `build`.
         guided = keras.KerasTensor((None, *guided_shape), dtype=regressor.compute_dtype)
         given = tuple(regressor(guided).shape)[1:]
-        if not graph.same_shapes([given], [hint_shape]):
+        if not graph.has_same_shapes([given], [hint_shape]):
             raise ValueError(f"The regressor gives {given}.")
     except (ValueError, TypeError) as error:
         raise ValueError(
@@ -232,12 +246,12 @@ def _regressor(
     return regressor
 
 
-def _in_widest_dtype(tensors: list[Any]) -> list[Any]:
+def _cast_to_widest_dtype(tensors: list[Any]) -> list[Any]:
     dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
     return [ops.cast(tensor, dtype) for tensor in tensors]
 
 
-def _aligned(weight: Any, values: Any) -> Any:
+def _expand_to_rank(weight: Any, values: Any) -> Any:
     weight = ops.convert_to_tensor(weight)
     if len(weight.shape) == len(values.shape) + 1 and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, -1)

@@ -8,15 +8,15 @@ import keras
 
 from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
-from keras_fitnets.losses import at_least_float32
 from keras_fitnets.losses import check_activation
-from keras_fitnets.losses import logits_of
+from keras_fitnets.losses import to_logits
+from keras_fitnets.utils.tensors import upcast_to_float32
 
 _PROBABILITIES = ("softmax", "sigmoid")
 _LOGITS = ("linear", "log_softmax")
 
 
-class Reading(NamedTuple):
+class OutputSpec(NamedTuple):
     """How to read one output of one network."""
 
     activation: str
@@ -25,16 +25,16 @@ class Reading(NamedTuple):
     def logits(self, output: Any) -> Any:
         """The output as logits, in float32 at least."""
         if not self.from_logits:
-            return logits_of(output, self.activation)
-        return at_least_float32(output)
+            return to_logits(output, self.activation)
+        return upcast_to_float32(output)
 
 
-class Pairing(NamedTuple):
+class OutputPair(NamedTuple):
     """One of the student's outputs and its counterpart in every teacher."""
 
     activation: str
-    student: Reading
-    members: tuple[Reading, ...]
+    student: OutputSpec
+    members: tuple[OutputSpec, ...]
 
 
 def pair_outputs(
@@ -44,7 +44,7 @@ def pair_outputs(
     activation: Any,
     members_from_logits: bool | str,
     student_from_logits: bool | str,
-) -> list[Pairing | None]:
+) -> list[OutputPair | None]:
     """For each output how to compare teachers and student; None where it is left out.
 
     Raises:
@@ -60,20 +60,22 @@ def pair_outputs(
                 "network, which shows its inputs."
             )
     check_from_logits(student_from_logits)
-    outputs = [graph.outputs_of(network, inputs) for network in networks]
+    outputs = [graph.get_outputs(network, inputs) for network in networks]
     _check_same_shapes(networks, outputs)
     flat = keras.tree.flatten(outputs[0])
-    wanted = _per_output(activation, outputs[0], student)
+    wanted = _activation_per_output(activation, outputs[0], student)
     ends = [activations.output_activations(network) for network in networks]
     ends = [end if len(end) == len(flat) else [None] * len(flat) for end in ends]
-    said = [student_from_logits, *[members_from_logits] * len(members)]
+    from_logits_arguments = [student_from_logits, *[members_from_logits] * len(members)]
     return [
         wanted[i]
         and _pair(
             wanted[i],
             [
                 _Output(network, end[i], from_logits)
-                for network, end, from_logits in zip(networks, ends, said, strict=True)
+                for network, end, from_logits in zip(
+                    networks, ends, from_logits_arguments, strict=True
+                )
             ],
             flat[i].shape[-1],
         )
@@ -94,10 +96,10 @@ def check_from_logits(from_logits: Any) -> Any:
 class _Output(NamedTuple):
     network: keras.Model
     ends_in: str | None
-    said: bool | str
+    from_logits_argument: bool | str
 
     def from_logits(self) -> bool:
-        if self.said == "auto":
+        if self.from_logits_argument == "auto":
             if self.ends_in in _PROBABILITIES or self.ends_in in _LOGITS:
                 return self.ends_in in _LOGITS
             raise ValueError(
@@ -108,15 +110,15 @@ class _Output(NamedTuple):
                 " in keras_fitnets.Teacher for a teacher; or leave the output "
                 "out with `activation=None` in its place."
             )
-        if self.said and self.ends_in in _PROBABILITIES:
+        if self.from_logits_argument and self.ends_in in _PROBABILITIES:
             raise ValueError(
                 f"Network '{self.network.name}' ends in {self.ends_in}, so it returns "
                 'probabilities, but from_logits=True was said. Leave it at "auto".'
             )
-        return bool(self.said)
+        return bool(self.from_logits_argument)
 
 
-def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
+def _pair(wanted: str, outputs: list[_Output], units: int | None) -> OutputPair:
     shown = {
         output.network.name: output.ends_in.removeprefix("log_")
         for output in outputs
@@ -135,22 +137,25 @@ def _pair(wanted: str, outputs: list[_Output], units: int | None) -> Pairing:
             "A softmax over one unit is always 1, so it teaches nothing. Use "
             'activation="sigmoid" for a single unit, or more units.'
         )
-    readings = [Reading(activation, output.from_logits()) for output in outputs]
-    return Pairing(activation, readings[0], tuple(readings[1:]))
+    readings = [OutputSpec(activation, output.from_logits()) for output in outputs]
+    return OutputPair(activation, readings[0], tuple(readings[1:]))
 
 
 def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
     for network, output in zip(networks[1:], outputs[1:], strict=True):
-        if not graph.same_structure(output, outputs[0]):
+        if not graph.has_same_structure(output, outputs[0]):
             raise ValueError(
                 "Teacher and student must have the same outputs, with the same number "
                 f"of classes; teacher '{network.name}' gives "
-                f"{graph.shown(output)}, student '{networks[0].name}' gives "
-                f"{graph.shown(outputs[0])}. Change the last layer of one of them."
+                f"{graph.format_shapes(output)}, student '{networks[0].name}' gives "
+                f"{graph.format_shapes(outputs[0])}. Change the last layer of one of "
+                "them."
             )
 
 
-def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any]:
+def _activation_per_output(
+    activation: Any, outputs: Any, student: keras.Model
+) -> list[Any]:
     count = len(keras.tree.flatten(outputs))
     if isinstance(activation, str):
         wanted = [activation] * count
@@ -163,7 +168,7 @@ def _per_output(activation: Any, outputs: Any, student: keras.Model) -> list[Any
             raise ValueError(
                 '`activation` must be "auto", "softmax", "sigmoid", or one of these or '
                 f"None for each output; received {activation!r} for the outputs of "
-                f"student '{student.name}': {graph.shown(outputs)}."
+                f"student '{student.name}': {graph.format_shapes(outputs)}."
             )
     if not any(wanted):
         raise ValueError(

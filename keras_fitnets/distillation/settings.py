@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_fitnets.distillation.hints import Hint
-from keras_fitnets.losses import check_number
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.utils.checks import check_number
 
 STAGES = ("hint", "kd", "joint")
 
@@ -134,19 +134,19 @@ class Settings(keras.Model):
     @property
     def check_numerics(self) -> bool:
         """Whether steps look for NaN and infinity; `CheckNumerics` switches it."""
-        return self._watch.on
+        return self._finite_guard.is_on
 
     @check_numerics.setter
     def check_numerics(self, value: bool) -> None:
-        self._watch.forget()
-        if value != self._watch.on:
-            self._watch.on = value
+        self._finite_guard.reset()
+        if value != self._finite_guard.is_on:
+            self._finite_guard.is_on = value
             self._forget_steps()
 
     @property
     def first_not_finite(self) -> tuple[int, list[str]] | None:
         """The first step with NaN or infinity that was looked at, and the places."""
-        return self._watch.first()
+        return self._finite_guard.first_failure()
 
     @property
     def learning_rate_factor(self) -> float:

@@ -1,6 +1,5 @@
 """One or several frozen networks, seen as one."""
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -9,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_fitnets.inspection import graph
-from keras_fitnets.losses import check_number
+from keras_fitnets.distillation.fingerprint import fingerprint
 from keras_fitnets.distillation.output_specs import check_from_logits
+from keras_fitnets.utils.checks import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -78,7 +77,7 @@ class Teacher:
             )
         self.models = tuple(models)
         self.average = average
-        self.weights = _normalised(weights, len(self.models))
+        self.weights = _normalize_weights(weights, len(self.models))
         self.from_logits = check_from_logits(from_logits)
 
     def soft_logits(
@@ -120,7 +119,7 @@ class Teacher:
 
     def fingerprints(self) -> list[str]:
         """For each member a digest of its layers, but for their names, and weights."""
-        return [_fingerprint(model) for model in self.models]
+        return [fingerprint(model) for model in self.models]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -136,7 +135,9 @@ class Teacher:
         return cls(**{**config, "models": models})
 
 
-def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+def _normalize_weights(
+    weights: Sequence[float] | None, count: int
+) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
     if not isinstance(weights, (list, tuple)) or len(weights) != count:
@@ -146,45 +147,3 @@ def _normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...
         )
     weights = [check_number("weights", weight, "positive") for weight in weights]
     return tuple(weight / sum(weights) for weight in weights)
-
-
-# What a configuration says that changes no output, and the keys of what names layers.
-_IDLE = {"name", "trainable", "shared_object_id", "build_config", "compile_config"}
-_GRAPH = {"inbound_nodes", "input_layers", "output_layers"}
-
-
-def _fingerprint(model: keras.Model) -> str:
-    digest = hashlib.sha256()
-    layers = [model, *graph.descendants(model)]
-    parts = [part for one in layers for part in getattr(one, "operations", ())]
-    # Keras numbers layers anew wherever they are made: a place instead of each name.
-    names = dict.fromkeys(part.name for part in [*layers, *parts])
-    places = {name: f"layer {i}" for i, name in enumerate(names)}
-    for layer in layers:
-        digest.update(f"{type(layer).__name__} {layer.dtype_policy.name}".encode())
-        # Not every layer of a user's own can tell its configuration.
-        with contextlib.suppress(Exception):
-            digest.update(_told(layer.get_config(), places, graph=False).encode())
-    for weight in model.weights:
-        digest.update(f"{weight.name} {weight.shape} {weight.dtype}".encode())
-        digest.update(ops.convert_to_numpy(weight).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _told(config: Any, places: dict[str, str], graph: bool) -> str:
-    """A configuration as text that is the same in every process."""
-    if isinstance(config, dict):
-        told = {
-            str(key): _told(value, places, graph or key in _GRAPH)
-            for key, value in config.items()
-            if key not in _IDLE
-        }
-        return f"{sorted(told.items())}"
-    if isinstance(config, (list, tuple)):
-        return f"{[_told(value, places, graph) for value in config]}"
-    if isinstance(config, str):
-        return places.get(config, config) if graph else config
-    if config is None or isinstance(config, (bool, int, float, bytes)):
-        return repr(config)
-    # What has no text of its own may tell its address in memory.
-    return repr(config.tolist()) if hasattr(config, "tolist") else str(type(config))

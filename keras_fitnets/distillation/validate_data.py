@@ -6,14 +6,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_fitnets.inspection import graph
+from keras_fitnets.distillation.teacher_outputs import CachedInputs
+from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_labels import check_class_weight
 from keras_fitnets.distillation.validate_labels import check_label_arrays
 from keras_fitnets.distillation.validate_labels import check_labels
-from keras_fitnets.distillation.validate_labels import shape_of
-from keras_fitnets.distillation.validate_labels import shapes_of
-from keras_fitnets.distillation.teacher_outputs import Taught
-from keras_fitnets.distillation.teacher_outputs import inputs_in
+from keras_fitnets.distillation.validate_labels import format_array_shapes
+from keras_fitnets.distillation.validate_labels import get_shape
+from keras_fitnets.inspection import graph
 
 
 def check_data(
@@ -52,9 +52,9 @@ def check_data(
     if validation_data is not None:
         name, steps = "`validation_data`", options.get("validation_steps")
         _check_end(name, validation_data, steps, "`validation_steps`")
-        check_source(distiller, name, *unpacked(name, validation_data))
+        check_source(distiller, name, *unpack_batch(name, validation_data))
     if class_weight is not None:
-        check_class_weight(class_weight, _shown_by(distiller))
+        check_class_weight(class_weight, _find_symbolic_network(distiller))
 
 
 def check_source(
@@ -68,16 +68,16 @@ def check_source(
     """
     told_as = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
     if isinstance(x, tf.data.Dataset):
-        x, y, sample_weight = unpacked(name, _specified(x.element_spec))
+        x, y, sample_weight = unpack_batch(name, _drop_none_specs(x.element_spec))
     elif isinstance(x, keras.utils.PyDataset):
-        x, y, sample_weight = unpacked(name, x[0])
+        x, y, sample_weight = unpack_batch(name, x[0])
     elif is_source(x):
         return
     elif name == "`x`":
         told_as = ["`x`", "`y`", "`sample_weight`"]
-    if isinstance(x, Taught):
-        distiller.remembered(x)
-    x, network = inputs_in(x), _shown_by(distiller)
+    if isinstance(x, CachedInputs):
+        distiller.lookup_teacher_outputs(x)
+    x, network = unwrap_inputs(x), _find_symbolic_network(distiller)
     check_inputs(distiller, told_as[0], x)
     check_labels(distiller, y)
     if distiller.stage != "hint" and distiller.loss is not None:
@@ -91,31 +91,32 @@ def check_source(
 
 def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
     """Refuse inputs that the networks do not take."""
-    network = _shown_by(distiller)
+    network = _find_symbolic_network(distiller)
     _check_numbers(told_as, x, network)
     if network is not None:
         _check_inputs(told_as, x, network)
 
 
-def unpacked(name: str, element: Any) -> tuple[Any, Any, Any]:
+def unpack_batch(name: str, element: Any) -> tuple[Any, Any, Any]:
     """Inputs, labels and weights of a batch, each None where there are none."""
-    if isinstance(element, Taught):
+    if isinstance(element, CachedInputs):
         return element, None, None
     if isinstance(element, (tuple, list)) and not 1 <= len(element) <= 3:
         raise ValueError(
             f"An element of {name} must be x, (x, y) or (x, y, sample_weight); "
-            f"received {len(element)} parts: {shapes_of(element)}. Several inputs or "
+            f"received {len(element)} parts: {format_array_shapes(element)}. Several "
+            "inputs or "
             "labels belong in a tuple or dictionary of their own: ((x1, x2), y)."
         )
     return keras.utils.unpack_x_y_sample_weight(element)
 
 
-def _specified(spec: Any) -> Any:
+def _drop_none_specs(spec: Any) -> Any:
     """The specification of a dataset's elements, with None for what is None in it."""
     return keras.tree.map_structure(lambda s: s if hasattr(s, "shape") else None, spec)
 
 
-def _shown_by(distiller: Any) -> keras.Model | None:
+def _find_symbolic_network(distiller: Any) -> keras.Model | None:
     """The first network that shows what all of them take and give."""
     networks = [distiller.student, *distiller.teacher.models]
     return next(filter(graph.is_symbolic, networks), None)
@@ -172,14 +173,14 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
         return
     rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
     if isinstance(x, tf.data.Dataset):
-        inputs = _flat(_specified(x.element_spec))
-        sizes = {shape[0] for one in inputs if (shape := shape_of(one))}
+        inputs = _flatten_present(_drop_none_specs(x.element_spec))
+        sizes = {shape[0] for one in inputs if (shape := get_shape(one))}
         remedy = "Use `.batch(size, drop_remainder=True)`"
     elif is_source(x):
         sizes = {None}
     else:
         size = batch_size or 32
-        sizes, rest = {size}, len(_flat(x)[0]) % size
+        sizes, rest = {size}, len(_flatten_present(x)[0]) % size
         remedy = "Pass a `batch_size` that divides the samples"
     count = strategy.num_replicas_in_sync
     if rest or any(size is None or size % count for size in sizes):
@@ -194,9 +195,9 @@ def _check_numbers(
     told_as: str, arrays: Any, network: keras.Model | None = None
 ) -> None:
     """Refuse what is no array, and text that no network reads."""
-    inputs = [] if network is None else _flat(graph.inputs_of(network))
+    inputs = [] if network is None else _flatten_present(graph.get_inputs(network))
     reads_text = any(one.dtype == "string" for one in inputs)
-    for array in _flat(arrays) or ([arrays] if told_as == "`x`" else []):
+    for array in _flatten_present(arrays) or ([arrays] if told_as == "`x`" else []):
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
             raise TypeError(
                 f"Expected {told_as} to be an array, or a structure of arrays; "
@@ -215,8 +216,8 @@ def _check_numbers(
 
 def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
     """Compare inputs with a network's, as leniently as a Functional network does."""
-    inputs = graph.inputs_of(network)
-    expected, given = _flat(inputs), _flat(x)
+    inputs = graph.get_inputs(network)
+    expected, given = _flatten_present(inputs), _flatten_present(x)
     remedy = "Pass one array for each input."
     if isinstance(x, dict):
         names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
@@ -228,17 +229,18 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
         )
     if len(given) != len(expected):
         raise ValueError(
-            f"Network '{network.name}' takes {shapes_of(inputs)}; received {told_as} "
-            f"as {shapes_of(x)}. {remedy}"
+            f"Network '{network.name}' takes {format_array_shapes(inputs)}; received "
+            f"{told_as} "
+            f"as {format_array_shapes(x)}. {remedy}"
         )
     for array, one in zip(given, expected, strict=True):
         if keras.tree.is_nested(array) or array is None:
             continue
-        shape, wanted = shape_of(array), tuple(one.shape)
-        if shape is None or _fits(shape, wanted):
+        shape, wanted = get_shape(array), tuple(one.shape)
+        if shape is None or _is_shape_accepted(shape, wanted):
             continue
         remedy = "Resize or reshape them, or build the networks for this shape."
-        if graph.same_shapes([shape], [wanted[1:]]):
+        if graph.has_same_shapes([shape], [wanted[1:]]):
             remedy = "That is one sample without a batch: use `.batch(32)` before."
         raise ValueError(
             f"Network '{network.name}' takes inputs of shape {wanted}; received "
@@ -246,40 +248,41 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
         )
 
 
-def _fits(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
     given, expected = shape[1:], wanted[1:]
     # A last dimension of 1 is Keras' own to add or to drop.
     candidates = [given, *([given[:-1]] if given[-1:] in ((1,), (None,)) else [])]
     candidates += [(*given, 1)] if len(shape) > 0 else []
     return len(shape) > 0 and any(
-        graph.same_shapes([candidate], [expected]) for candidate in candidates
+        graph.has_same_shapes([candidate], [expected]) for candidate in candidates
     )
 
 
 def _check_lengths(parts: dict[str, Any]) -> None:
     counts: dict[str, set[Any]] = {}
     for told_as, arrays in parts.items():
-        for array in _flat(arrays):
-            shape = shape_of(array)
+        for array in _flatten_present(arrays):
+            shape = get_shape(array)
             if shape is not None and None not in shape[:1]:
                 counts.setdefault(told_as, set()).add(shape[0] if shape else "no")
     if any(0 in count for count in counts.values()):
         raise ValueError(
-            f"There are no samples: {_told(counts)}. Pass at least one sample."
+            f"There are no samples: {_format_counts(counts)}. Pass at least one sample."
         )
     if len(set().union(*counts.values())) > 1:
         raise ValueError(
-            f"The numbers of samples differ: {_told(counts)}. Pass for each sample its "
+            f"The numbers of samples differ: {_format_counts(counts)}. Pass for each "
+            "sample its "
             "label, and its weight where there are weights."
         )
 
 
-def _told(counts: dict[str, set[Any]]) -> str:
+def _format_counts(counts: dict[str, set[Any]]) -> str:
     return ", ".join(
         f"{told_as} {' and '.join(map(str, sorted(count, key=str)))}"
         for told_as, count in counts.items()
     )
 
 
-def _flat(arrays: Any) -> list[Any]:
+def _flatten_present(arrays: Any) -> list[Any]:
     return [array for array in keras.tree.flatten(arrays) if array is not None]

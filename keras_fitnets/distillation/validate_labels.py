@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fitnets.distillation.output_specs import OutputPair
 from keras_fitnets.inspection import graph
-from keras_fitnets.distillation.output_specs import Pairing
 
-_FOR = {
+_ACTIVATION_OF_LOSS = {
     "categorical_crossentropy": "softmax",
     "categorical_focal_crossentropy": "softmax",
     "sparse_categorical_crossentropy": "softmax",
@@ -36,11 +36,11 @@ def check_labels(distiller: Any, y: Any) -> None:
             "metrics."
         )
     if distiller.loss is not None:
-        check_label_loss(distiller.loss, distiller.pairings, distiller.student)
+        check_label_loss(distiller.loss, distiller.output_pairs, distiller.student)
 
 
 def check_label_loss(
-    loss: Any, pairings: Sequence[Pairing | None], student: keras.Model
+    loss: Any, output_pairs: Sequence[OutputPair | None], student: keras.Model
 ) -> None:
     """Compare the crossentropies among the label losses with how outputs are read.
 
@@ -48,23 +48,25 @@ def check_label_loss(
         ValueError: if one takes probabilities where the student returns logits or the
             other way round, or one class of several where its units are independent.
     """
-    losses = _by_output(loss, getattr(student, "output", None), len(pairings))
-    for one, pairing in zip(losses, pairings, strict=False):
-        name, from_logits = _described(one)
-        if pairing is None or name not in _FOR:
+    losses = _loss_per_output(loss, getattr(student, "output", None), len(output_pairs))
+    for one, output_pair in zip(losses, output_pairs, strict=False):
+        name, from_logits = _describe_loss(one)
+        if output_pair is None or name not in _ACTIVATION_OF_LOSS:
             continue
-        if from_logits != pairing.student.from_logits:
+        if from_logits != output_pair.student.from_logits:
             returns = "probabilities" if from_logits else "logits"
             raise ValueError(
                 f"Student '{student.name}' returns {returns}, but the label loss "
                 f"'{name}' has from_logits={from_logits}. Compile with "
-                f"{_class_of(name)}(from_logits={not from_logits})."
+                f"{_to_class_name(name)}(from_logits={not from_logits})."
             )
-        if _FOR[name] != pairing.activation:
+        if _ACTIVATION_OF_LOSS[name] != output_pair.activation:
             raise ValueError(
-                f"The label loss '{name}' is for {_FOR[name]} outputs, but the soft "
+                f"The label loss '{name}' is for {_ACTIVATION_OF_LOSS[name]} outputs, "
+                "but the soft "
                 f"targets of student '{student.name}' are read as "
-                f'{pairing.activation}. Pass activation="{_FOR[name]}" to the '
+                f"{output_pair.activation}. Pass "
+                f'activation="{_ACTIVATION_OF_LOSS[name]}" to the '
                 "Distiller, or change the loss."
             )
 
@@ -82,19 +84,21 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) ->
         ValueError: for another number of labels than outputs, for shapes that the
             losses do not take, and for classes that there are not.
     """
-    outputs = graph.outputs_of(network, None)
+    outputs = graph.get_outputs(network, None)
     flat, flat_outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
     named = isinstance(y, dict), isinstance(outputs, dict)
     strange = y.keys() != outputs.keys() if all(named) else named == (True, False)
     if len(flat) != len(flat_outputs) or (strange and not isinstance(outputs, list)):
         raise ValueError(
-            f"Network '{network.name}' gives {shapes_of(outputs)}; received {told_as} "
-            f"as {shapes_of(y)}. Pass one array for each output, in that structure."
+            f"Network '{network.name}' gives {format_array_shapes(outputs)}; received "
+            f"{told_as} "
+            f"as {format_array_shapes(y)}. Pass one array for each output, in that "
+            "structure."
         )
-    losses = _by_output(loss, outputs, len(flat_outputs))
+    losses = _loss_per_output(loss, outputs, len(flat_outputs))
     for one, labels, output in zip(losses, flat, flat_outputs, strict=False):
-        name, from_logits = _described(one)
-        if labels is None or name not in _FOR:
+        name, from_logits = _describe_loss(one)
+        if labels is None or name not in _ACTIVATION_OF_LOSS:
             continue
         _check_shape(labels, tuple(output.shape), name, from_logits, told_as)
         if name.startswith("sparse"):
@@ -111,7 +115,7 @@ def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
         )
     if network is None:
         return
-    outputs = keras.tree.flatten(graph.outputs_of(network, None))
+    outputs = keras.tree.flatten(graph.get_outputs(network, None))
     if len(outputs) != 1:
         return
     classes = max(outputs[0].shape[-1], 2)
@@ -130,33 +134,33 @@ def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
         )
 
 
-def shape_of(array: Any) -> tuple[Any, ...] | None:
+def get_shape(array: Any) -> tuple[Any, ...] | None:
     """The shape of an array, or of its specification; None if not even its rank is."""
     rank = getattr(array.shape, "rank", len(tuple(array.shape or ())))
     return None if rank is None else tuple(array.shape)
 
 
-def shapes_of(arrays: Any) -> Any:
+def format_array_shapes(arrays: Any) -> Any:
     """A structure of arrays as one of shapes, to be read in a message."""
     return keras.tree.map_structure(
-        lambda a: str(shape_of(a)) if hasattr(a, "shape") else repr(a), arrays
+        lambda a: str(get_shape(a)) if hasattr(a, "shape") else repr(a), arrays
     )
 
 
 def _check_shape(
     labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, told_as: str
 ) -> None:
-    shape = shape_of(labels)
+    shape = get_shape(labels)
     sparse = name.startswith("sparse")
     expected = output[:-1] if sparse else output
     # A last dimension of 1 is Keras' own to add or to drop.
     allowed = [expected, (*expected, 1)]
     if expected[-1:] == (1,):
         allowed.append(expected[:-1])
-    if shape is None or any(graph.same_shapes([shape], [a]) for a in allowed):
+    if shape is None or any(graph.has_same_shapes([shape], [a]) for a in allowed):
         return
     if sparse:
-        one_hot = _class_of(name.removeprefix("sparse_"))
+        one_hot = _to_class_name(name.removeprefix("sparse_"))
         remedy = (
             "For one-hot labels compile with "
             f"{one_hot}(from_logits={from_logits}), or pass y.argmax(-1)."
@@ -164,7 +168,7 @@ def _check_shape(
     elif len(shape) < len(output) and name.startswith("categorical"):
         remedy = (
             "For numbers of classes compile with "
-            f"{_class_of('sparse_' + name)}(from_logits={from_logits}), or pass "
+            f"{_to_class_name('sparse_' + name)}(from_logits={from_logits}), or pass "
             f"keras.utils.to_categorical(y, {output[-1]})."
         )
     else:
@@ -204,7 +208,7 @@ def _check_classes(
         )
 
 
-def _by_output(loss: Any, outputs: Any, count: int) -> list[Any]:
+def _loss_per_output(loss: Any, outputs: Any, count: int) -> list[Any]:
     """The loss of each output; empty where Keras matches them in ways of its own."""
     if not keras.tree.is_nested(loss):
         return [loss] * count
@@ -216,11 +220,11 @@ def _by_output(loss: Any, outputs: Any, count: int) -> list[Any]:
     return losses if len(losses) == count else []
 
 
-def _class_of(name: str) -> str:
+def _to_class_name(name: str) -> str:
     return f"keras.losses.{name.title().replace('_', '')}"
 
 
-def _described(loss: Any) -> tuple[str, bool]:
+def _describe_loss(loss: Any) -> tuple[str, bool]:
     """A loss's snake-case name, and whether it takes logits."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)

@@ -33,7 +33,7 @@ class FitsOnWorkers(keras.Model):
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one of several that writes to disk."""
-    if not _in_several_processes(strategy):
+    if not _is_multi_process(strategy):
         return True
     resolver = strategy.cluster_resolver
     first_worker = resolver.task_type == "worker" and resolver.task_id == 0
@@ -49,7 +49,7 @@ def check_agreement(
     Raises:
         ValueError: in each of them, if they have not found the same.
     """
-    if not _in_several_processes(strategy):
+    if not _is_multi_process(strategy):
         return
     digest = zlib.crc32(str(seen).encode())
     found = strategy.gather(
@@ -68,11 +68,11 @@ def check_agreement(
 
 def step_results(logs: dict[str, Any]) -> dict[str, Any]:
     """A step's logs, with the axis along which Keras averages them over the workers."""
-    if not _in_several_processes(tf.distribute.get_strategy()):
+    if not _is_multi_process(tf.distribute.get_strategy()):
         return logs
     return keras.tree.map_structure(lambda log: tf.expand_dims(log, 0), logs)
 
 
-def _in_several_processes(strategy: tf.distribute.Strategy) -> bool:
+def _is_multi_process(strategy: tf.distribute.Strategy) -> bool:
     multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return multi_worker and len(strategy.cluster_resolver.cluster_spec().as_dict()) > 0

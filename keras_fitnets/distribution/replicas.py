@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 
-def count() -> int:
+def num_replicas() -> int:
     """How many replicas run the step."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
@@ -39,30 +39,32 @@ def check_scope(student: keras.Model, teachers: Sequence[keras.Model]) -> None:
             )
 
 
-def everywhere(values: Any) -> Any:
+def all_reduce_sum(values: Any) -> Any:
     """The sums over the replicas of a structure of tensors."""
-    if count() == 1:
+    if num_replicas() == 1:
         return values
     context = tf.distribute.get_replica_context()
     # One by one: several would have to be of one dtype.
     return tf.nest.map_structure(lambda v: context.all_reduce("SUM", v), values)
 
 
-def share(mean: Any, items: Any) -> Any:
+def replica_share(mean: Any, items: Any) -> Any:
     """What a mean over some items here adds to the mean over those of all replicas.
 
     Args:
         mean: a scalar; anything, even NaN, where there are no items.
         items: how many there are on this replica, a scalar.
     """
-    if count() == 1:
+    if num_replicas() == 1:
         return mean
     items = tf.cast(items, mean.dtype)
-    part = tf.math.divide_no_nan(items, everywhere(items))
+    part = tf.math.divide_no_nan(items, all_reduce_sum(items))
     return tf.where(items > 0, mean * part, tf.zeros_like(mean))
 
 
-def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., Any]:
+def per_replica_loss(
+    compiled_loss: Callable[..., Any], losses: Any
+) -> Callable[..., Any]:
     """A compiled loss as the mean over this replica's samples alone.
 
     Keras divides a loss that is a mean by the number of replicas; one that is no mean
@@ -71,13 +73,14 @@ def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., A
     Raises:
         ValueError: if one of several replicas has a loss that is no mean.
     """
-    if count() == 1:
+    if num_replicas() == 1:
         return compiled_loss
     for one in keras.tree.flatten(losses):
         reduction = getattr(one, "reduction", "mean")
         if reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
-                f"On {count()} replicas a label loss must be a mean over the samples; "
+                f"On {num_replicas()} replicas a label loss must be a mean over the "
+                "samples; "
                 f"{one!r} has reduction={reduction!r}. Leave `reduction` at its "
                 "default, and scale the loss by `loss_weights` if it should be larger."
             )
@@ -88,17 +91,18 @@ def undivided(compiled_loss: Callable[..., Any], losses: Any) -> Callable[..., A
         if len(masks) > 1 and any(mask is not None for mask in masks):
             raise ValueError(
                 f"The label loss of {len(outputs)} outputs with masks cannot be shared "
-                f"by {count()} replicas, which hold different numbers of time steps: "
+                f"by {num_replicas()} replicas, which hold different numbers of time "
+                "steps: "
                 "Keras gives one mean for all outputs. Train on one device, or "
                 "compile without a label loss."
             )
-        return compiled_loss(y, y_pred, sample_weight) * count()
+        return compiled_loss(y, y_pred, sample_weight) * num_replicas()
 
     return loss
 
 
 @contextlib.contextmanager
-def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
+def sync_state_updates(variables: Sequence[Any], samples: Any) -> Iterator[None]:
     """Give what layers assign to their variables inside the weight of its samples.
 
     Keras 3.15 leaves each replica the moving statistics of its own samples, saves those
@@ -108,7 +112,7 @@ def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
         variables: all that layers may read or assign.
         samples: how many there are on this replica, a scalar.
     """
-    if count() == 1:
+    if num_replicas() == 1:
         yield
         return
     before = [(variable, variable.value) for variable in variables]
@@ -120,35 +124,37 @@ def weighing(variables: Sequence[Any], samples: Any) -> Iterator[None]:
         if new is given[id(variable)]:
             continue
         if variable.aggregation != "sum" and new.dtype.is_floating:
-            new = old + everywhere(share(new - old, samples))
+            new = old + all_reduce_sum(replica_share(new - old, samples))
         variable.assign(new)
 
 
-def gradients(own: Sequence[Any], samples: Any, optimizer: Any) -> list[Any]:
+def reduce_gradients(own: Sequence[Any], samples: Any, optimizer: Any) -> list[Any]:
     """Gradients as an optimizer can take them that adds up those of all replicas.
 
     Those of an empty replica are zero. An optimizer that clips or scales looks at each
     replica's gradients before it adds them up: it is given their sum on the first one,
     and zeros on the others (NaN where the sum is not finite, so that all agree on it).
     """
-    if count() == 1:
+    if num_replicas() == 1:
         return list(own)
 
     def if_any(gradient: tf.Tensor) -> tf.Tensor:
         return tf.where(samples > 0, gradient, tf.zeros_like(gradient))
 
-    own = _on_floats(if_any, own)
-    if not _looks_at_gradients(optimizer):
+    own = _map_floats(if_any, own)
+    if not _clips_or_scales(optimizer):
         return own
     context = tf.distribute.get_replica_context()
     reached = [gradient for gradient in own if gradient is not None]
     sums = iter(context.all_reduce("SUM", reached))
     whole = [None if gradient is None else next(sums) for gradient in own]
     first = tf.equal(context.replica_id_in_sync_group, 0)
-    return _on_floats(lambda gradient: gradient * tf.cast(first, gradient.dtype), whole)
+    return _map_floats(
+        lambda gradient: gradient * tf.cast(first, gradient.dtype), whole
+    )
 
 
-def revise(
+def update_variables(
     variables: Sequence[Any],
     before: Sequence[Any],
     revised: Callable[..., Any],
@@ -176,22 +182,22 @@ def revise(
 
 
 @contextlib.contextmanager
-def slowed(variables: Sequence[Any], factor: float) -> Iterator[None]:
+def scale_updates(variables: Sequence[Any], factor: float) -> Iterator[None]:
     """Leave of what the block changes these variables by only so much."""
     before = [tf.identity(variable.value) for variable in variables]
     yield
     if variables:
-        revise(variables, before, lambda old, new: old + factor * (new - old))
+        update_variables(variables, before, lambda old, new: old + factor * (new - old))
 
 
-def _looks_at_gradients(optimizer: Any) -> bool:
+def _clips_or_scales(optimizer: Any) -> bool:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return True
     limits = (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue)
     return any(limit is not None for limit in limits)
 
 
-def _on_floats(function: Any, tensors: Sequence[Any]) -> list[Any]:
+def _map_floats(function: Any, tensors: Sequence[Any]) -> list[Any]:
     """A function on each tensor, and on the values alone of sparse gradients."""
 
     def apply(tensor: tf.Tensor) -> tf.Tensor:

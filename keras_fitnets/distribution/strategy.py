@@ -152,7 +152,7 @@ class _Place(NamedTuple):
 def _tpu(place: _Place) -> tf.distribute.Strategy:
     try:
         for address in _addresses(place):
-            _probe(address)
+            _spot_check_teacher(address)
         return _connect(place)
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise ValueError(
@@ -207,7 +207,7 @@ def _host_and_port(address: str, port: int) -> tuple[str, int]:
     return host, int(given or port)
 
 
-def _probe(address: tuple[str, int]) -> None:
+def _spot_check_teacher(address: tuple[str, int]) -> None:
     try:
         socket.create_connection(address, timeout=_PROBE_SECONDS).close()
     except OSError as error:

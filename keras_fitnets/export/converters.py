@@ -12,15 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fitnets.runtimes.runner import arrays
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.multiplications import unrolled
-from keras_fitnets.runtimes.runner import need
+from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.utils.errors import import_optional
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
 
-def signature_of(network: keras.Model) -> list[Any]:
+def create_signature(network: keras.Model) -> list[Any]:
     """What the exported network takes: its inputs, of any number of samples."""
 
     def spec(tensor: Any) -> keras.InputSpec:
@@ -28,7 +28,7 @@ def signature_of(network: keras.Model) -> list[Any]:
             tensor.dtype, (None, *tensor.shape[1:]), name=tensor.name
         )
 
-    return [keras.tree.map_structure(spec, graph.inputs_of(network))]
+    return [keras.tree.map_structure(spec, graph.get_inputs(network))]
 
 
 def write(
@@ -47,7 +47,7 @@ def write(
         representative_data: inputs, for `"int8"`.
         int8_io: whether a LiteRT file takes and gives integers as well.
     """
-    signature = signature_of(network)
+    signature = create_signature(network)
     writers: dict[str, Callable[..., None]] = {".tflite": _litert, ".onnx": _onnx}
     writer = writers.get(path.suffix, _saved_model)
     writer(network, path, signature, quantize, representative_data, int8_io)
@@ -102,7 +102,7 @@ def _onnx(
     representative_data: Any,
     int8_io: bool,
 ) -> None:
-    need("tf2onnx", "tf2onnx", "Writing ONNX")
+    import_optional("tf2onnx", "tf2onnx", "Writing ONNX")
     with (
         tempfile.TemporaryDirectory() as directory,
         warnings.catch_warnings(),
@@ -116,12 +116,16 @@ def _onnx(
         if quantize is None:
             return
         if quantize == "float16":
-            onnx = need("onnx", "onnx", "Writing ONNX")
-            half = need("onnxruntime.transformers.float16", "onnxruntime", "float16")
+            onnx = import_optional("onnx", "onnx", "Writing ONNX")
+            half = import_optional(
+                "onnxruntime.transformers.float16", "onnxruntime", "float16"
+            )
             model = half.convert_float_to_float16(onnx.load(plain), keep_io_types=True)
             onnx.save(model, path)
             return
-        tools = need("onnxruntime.quantization", "onnxruntime", "Quantising ONNX")
+        tools = import_optional(
+            "onnxruntime.quantization", "onnxruntime", "Quantising ONNX"
+        )
         tools.quant_pre_process(plain, ready, skip_symbolic_shape=True)
         if quantize == "dynamic":
             tools.quantize_dynamic(ready, path)
@@ -135,7 +139,7 @@ def _as_constants(network: keras.Model) -> Iterator[None]:
     """Tensors that layers keep, as arrays: tf2onnx would make inputs of them."""
     kept = [
         (layer, name, value)
-        for layer in graph.descendants(network)
+        for layer in graph.get_descendants(network)
         for name, value in vars(layer).items()
         if isinstance(value, tf.Tensor)
     ]
@@ -160,6 +164,6 @@ class _Reader:
 
 def _one_by_one(network: keras.Model, x: Any) -> Iterator[dict[str, np.ndarray]]:
     """Each sample as a batch of its own, by the names of the inputs."""
-    given = samples.named(x, network)
-    for at in range(samples.count(given)):
-        yield samples.taken(given, slice(at, at + 1))
+    given = samples.by_input_name(x, network)
+    for at in range(samples.num_samples(given)):
+        yield samples.take(given, slice(at, at + 1))

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 
 from keras_fitnets.inspection import activations
-from keras_fitnets.runtimes.runner import arrays
 from keras_fitnets.inspection import graph
+from keras_fitnets.runtimes import arrays as samples
 
 
-def shipped(
+def build_export_model(
     student: keras.Model,
     preprocessing: Any = None,
     activation: str | None = None,
@@ -43,8 +43,8 @@ def shipped(
             f"Student '{student.name}' ends in {', '.join(map(str, ends))} already, so "
             f"activation={activation!r} would see probabilities. Leave it out."
         )
-    student = _in_float32(student)
-    inputs = graph.inputs_of(student)
+    student = _to_float32(student)
+    inputs = graph.get_inputs(student)
     if inputs is None and x is None:
         raise ValueError(
             f"Student '{student.name}', a {type(student).__name__}, does not show what "
@@ -57,7 +57,7 @@ def shipped(
             "one. Build a Functional network of both and export that."
         )
     if layers and isinstance(layers[0], keras.Model):
-        own = graph.inputs_of(layers[0]) if layers[0].built else None
+        own = graph.get_inputs(layers[0]) if layers[0].built else None
         inputs = inputs if own is None else own
     inputs = outputs = keras.tree.map_structure(
         lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), inputs
@@ -65,11 +65,11 @@ def shipped(
     for layer in layers:
         outputs = layer(outputs)
     if layers:
-        front = _in_float32(keras.Model(inputs, outputs))
-        outputs = graph.run(front, inputs, training=False)
+        front = _to_float32(keras.Model(inputs, outputs))
+        outputs = graph.call_network(front, inputs, training=False)
     # Said here: Keras' export to ONNX does not, and behind a layer such as Resizing a
     # network inside would then be run as in training.
-    outputs = graph.run(student, outputs, training=False)
+    outputs = graph.call_network(student, outputs, training=False)
     if activation is not None:
         last = keras.layers.Activation(activation, dtype="float32")
         outputs = keras.tree.map_structure(last, outputs)
@@ -101,9 +101,9 @@ def _layers(preprocessing: Any) -> list[keras.layers.Layer]:
     return layers
 
 
-def _in_float32(student: keras.Model) -> keras.Model:
+def _to_float32(student: keras.Model) -> keras.Model:
     """The same network, or a copy of one in a mixed precision, computing in float32."""
-    layers = [student, *graph.descendants(student)]
+    layers = [student, *graph.get_descendants(student)]
     others = {"float16", "bfloat16", "float64"}
     if not others & {layer.compute_dtype for layer in layers}:
         return student
@@ -115,7 +115,7 @@ def _in_float32(student: keras.Model) -> keras.Model:
         )
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config(_with_float32(layer.get_config()))
+        return type(layer).from_config(_set_float32(layer.get_config()))
 
     clone = keras.models.clone_model(student, clone_function=copy, recursive=True)
     # By a file, since what a layer works out from its weights, as Normalization does,
@@ -127,12 +127,12 @@ def _in_float32(student: keras.Model) -> keras.Model:
     return clone
 
 
-def _with_float32(config: Any) -> Any:
+def _set_float32(config: Any) -> Any:
     """A layer's configuration with float32 for other floats, layers within included."""
     if isinstance(config, list):
-        return [_with_float32(value) for value in config]
+        return [_set_float32(value) for value in config]
     if not isinstance(config, dict):
         return config
     if config.get("class_name") == "DTypePolicy":
         return "float32" if "float" in config["config"]["name"] else config
-    return {key: _with_float32(value) for key, value in config.items()}
+    return {key: _set_float32(value) for key, value in config.items()}

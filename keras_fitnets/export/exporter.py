@@ -9,21 +9,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fitnets.runtimes.runner import arrays
 from keras_fitnets.export import converters
-from keras_fitnets.export.export_model import shipped
-from keras_fitnets.losses import check_number
-from keras_fitnets.report.comparison import example_of
+from keras_fitnets.export.export_model import build_export_model
+from keras_fitnets.export.result import Exported
+from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.inspection.multiplications import multiplications
-from keras_fitnets.runtimes.predictions import decisions
-from keras_fitnets.runtimes.predictions import rated
-from keras_fitnets.runtimes.runner import Exported
-from keras_fitnets.runtimes.runner import Running
-from keras_fitnets.runtimes.runner import check_built
-from keras_fitnets.runtimes.runner import loaded
-from keras_fitnets.runtimes.runner import running
-from keras_fitnets.runtimes.runner import student_of
-from keras_fitnets.runtimes.runner import told
+from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.runtimes.base import Runner
+from keras_fitnets.runtimes.base import make_example_inputs
+from keras_fitnets.runtimes.predictions import predict_classes
+from keras_fitnets.runtimes.predictions import score
+from keras_fitnets.runtimes.runner import get_student
+from keras_fitnets.runtimes.runner import load_keras_model
+from keras_fitnets.runtimes.runner import load_runner
+from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.errors import reraise_as_value_error
 
 # The largest difference of an output, over the network's largest output.
 TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
@@ -90,29 +90,35 @@ def export_student(
         raise TypeError(f"`path` must be the path of a file; received {path!r}.")
     path = Path(path)
     _check(path, quantize, representative_data, tolerance, int8_io)
-    student = check_built(_student(source))
+    student = check_built(_load_student(source))
     inputs, x, y = None, None, None
     if representative_data is not None:
-        x = inputs = samples.gathered(representative_data)[0]
+        x = inputs = samples.to_arrays(representative_data)[0]
     if data is not None:
-        x, y = samples.gathered(data)
-    network = shipped(student, preprocessing, activation, x)
-    model = running(network)
-    x = example_of(model, 32) if x is None else x
+        x, y = samples.to_arrays(data)
+    network = build_export_model(student, preprocessing, activation, x)
+    model = load_runner(network)
+    x = make_example_inputs(model, 32) if x is None else x
     for given in (x, inputs):
         if given is not None:
             what = f"Network '{network.name}'"
-            samples.check(what, model.inputs, samples.named(given, network))
-    with _folder(path) as folder:
+            samples.check(what, model.inputs, samples.by_input_name(given, network))
+    with _create_folder(path) as folder:
         beside = Path(folder) / path.name
-        with told(f"Network '{network.name}' cannot be exported to '{path}'"):
+        with reraise_as_value_error(
+            f"Network '{network.name}' cannot be exported to '{path}'"
+        ):
             converters.write(network, beside, quantize, inputs, int8_io)
-            file = running(beside)
-            given = file.predict(samples.named(x, network), _BATCH)
-        found = _compared(model, file, model.predict(x, _BATCH), given, y)
+            file = load_runner(beside)
+            given = file.predict(samples.by_input_name(x, network), _BATCH)
+        found = _compare_outputs(model, file, model.predict(x, _BATCH), given, y)
         most = TOLERANCES[quantize] if tolerance is None else tolerance
         if not found["largest_difference"] <= most:
-            raise ValueError(_told(path, quantize, found, most, samples.count(x)))
+            raise ValueError(
+                _describe_difference(
+                    path, quantize, found, most, samples.num_samples(x)
+                )
+            )
         _move(beside, path)
     return Exported(
         path=str(path),
@@ -133,7 +139,8 @@ def _check(
 ) -> None:
     if quantize not in converters.QUANTIZATIONS:
         raise ValueError(
-            f"`quantize` must be one of {converters.QUANTIZATIONS}; received {quantize!r}."
+            f"`quantize` must be one of {converters.QUANTIZATIONS}; received "
+            f"{quantize!r}."
         )
     if quantize is not None and path.suffix not in (".tflite", ".onnx"):
         raise ValueError(
@@ -172,7 +179,7 @@ def _check(
         )
 
 
-def _folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+def _create_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
     """In the same folder as a path, so that what is in it can be moved there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,26 +191,26 @@ def _folder(path: Path) -> tempfile.TemporaryDirectory[str]:
         ) from error
 
 
-def _student(source: Any) -> keras.Model:
+def _load_student(source: Any) -> keras.Model:
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix != ".keras" or not Path(source).is_file():
             raise ValueError(
                 f"'{source}' is no `.keras` file that is there, looked for in "
                 f"{Path.cwd()}. Pass one, or a Distiller or a keras.Model."
             )
-        with told(f"'{source}' cannot be read"):
-            return loaded(Path(source))
+        with reraise_as_value_error(f"'{source}' cannot be read"):
+            return load_keras_model(Path(source))
     if not isinstance(source, keras.Model):
         raise TypeError(
             "What is exported must be a Distiller, a keras.Model or the path of a "
             f"`.keras` file; received {source!r}."
         )
-    return student_of(source)
+    return get_student(source)
 
 
-def _compared(
-    model: Running,
-    file: Running,
+def _compare_outputs(
+    model: Runner,
+    file: Runner,
     wanted: list[np.ndarray],
     given: list[np.ndarray],
     y: Any,
@@ -228,13 +235,15 @@ def _compared(
     }
     if len(wanted) == 1 and np.isfinite(given[0]).all():
         # What the outputs mean is seen from the network; a file does not show it.
-        own, files = (decisions("", model, each, "auto") for each in (wanted, given))
-        rates = rated("", files, own, y)
+        own, files = (
+            predict_classes("", model, each, "auto") for each in (wanted, given)
+        )
+        rates = score("", files, own, y)
         found |= {name: rates[name] for name in ("agreement", "accuracy")}
     return found
 
 
-def _told(
+def _describe_difference(
     path: Path,
     quantize: str | None,
     found: dict[str, Any],

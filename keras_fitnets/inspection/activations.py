@@ -116,7 +116,7 @@ def _name(operation: Any) -> str | None:
 
 def _chain(network: keras.Model, path: str) -> Iterator[tuple[Any, list[Any]]]:
     """The layer at a path, then those it follows, as far as there is a graph."""
-    layer = graph.layer_at(network, path)
+    layer = graph.find_layer(network, path)
     symbolic = isinstance(layer, keras.Model) and graph.is_symbolic(layer)
     try:
         tensor = layer.outputs[0] if symbolic else keras.tree.flatten(layer.output)[0]

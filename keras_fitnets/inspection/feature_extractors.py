@@ -14,7 +14,7 @@ import keras
 from keras_fitnets.inspection import graph
 
 
-class Features(Protocol):
+class FeatureExtractor(Protocol):
     """A network together with the outputs of some of its hidden layers.
 
     Attributes:
@@ -23,20 +23,23 @@ class Features(Protocol):
 
     shapes: list[tuple[int | None, ...]]
 
-    def full(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
+    def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
         """The network's outputs, and those of the layers, in one pass."""
 
-    def upto(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
+    def extract(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
         """The outputs of some of the layers; nothing above them is run."""
 
     def trainable_variables(self, wanted: Sequence[int]) -> list[Any]:
-        """What can be trained in the pass `upto` those layers."""
+        """What can be trained in the pass `extract` those layers."""
 
     def losses(self, wanted: Sequence[int]) -> list[Any]:
-        """Regularisation and `add_loss` terms of the last pass `upto` those layers."""
+        """Regularisation and `add_loss` terms of the last pass `extract` those "
+        "layers."""
 
 
-def features(network: keras.Model, paths: Sequence[str], inputs: Any) -> Features:
+def create_feature_extractor(
+    network: keras.Model, paths: Sequence[str], inputs: Any
+) -> FeatureExtractor:
     """The passes through a network that also give the outputs of some layers.
 
     Args:
@@ -49,7 +52,7 @@ def features(network: keras.Model, paths: Sequence[str], inputs: Any) -> Feature
             exactly once, or gives anything but one tensor of floats.
     """
     for path in paths:
-        if isinstance(graph.layer_at(network, path), keras.layers.InputLayer):
+        if isinstance(graph.find_layer(network, path), keras.layers.InputLayer):
             raise ValueError(
                 f"Layer '{path}' of network '{network.name}' is its input, and there "
                 "is nothing to learn in it. Choose a hidden layer."
@@ -57,14 +60,14 @@ def features(network: keras.Model, paths: Sequence[str], inputs: Any) -> Feature
     symbolic = graph.is_symbolic(network) and all(
         isinstance(layer, keras.Model) and graph.is_symbolic(layer)
         for path in paths
-        for layer in _containers(network, path)
+        for layer in _find_containers(network, path)
     )
     if symbolic:
-        return SymbolicFeatures(network, paths)
-    return ListeningFeatures(network, paths, inputs)
+        return GraphFeatureExtractor(network, paths)
+    return HookFeatureExtractor(network, paths, inputs)
 
 
-class SymbolicFeatures:
+class GraphFeatureExtractor:
     """Sub-networks of a Functional or Sequential network, made of the same layers.
 
     Nested networks are opened, so that the graph ends at the layers asked for.
@@ -79,11 +82,11 @@ class SymbolicFeatures:
                 sparse=getattr(x, "sparse", None),
                 optional=getattr(x, "optional", False),
             ),
-            graph.inputs_of(network),
+            graph.get_inputs(network),
         )
         found: dict[str, list[Any]] = {}
-        self._outputs = _retrace(network, self._inputs, set(paths), found)
-        self._tensors = [_one_tensor(network, path, found) for path in paths]
+        self._outputs = _rebuild_graph(network, self._inputs, set(paths), found)
+        self._tensors = [_check_one_tensor(network, path, found) for path in paths]
         outputs = keras.tree.flatten(self._outputs)
         for path, tensor in zip(paths, self._tensors, strict=True):
             if any(tensor is output for output in outputs):
@@ -95,13 +98,13 @@ class SymbolicFeatures:
         self._full = keras.Model(self._inputs, [*outputs, *self._tensors])
         self._parts: dict[tuple[int, ...], keras.Model] = {}
 
-    def full(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
+    def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
         flat = keras.tree.flatten(self._full(x, training=training))
         count = len(self._tensors)
         outputs = keras.tree.pack_sequence_as(self._outputs, flat[:-count])
         return outputs, flat[-count:]
 
-    def upto(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
+    def extract(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
         return keras.tree.flatten(self._part(wanted)(x, training=training))
 
     def trainable_variables(self, wanted: Sequence[int]) -> list[Any]:
@@ -118,10 +121,10 @@ class SymbolicFeatures:
         return self._parts[key]
 
 
-class ListeningFeatures:
-    """Any network, its layers overheard while it runs.
+class HookFeatureExtractor:
+    """Any network, its layers hooked_call while it runs.
 
-    `upto` stops the network as soon as the last of the layers has answered.
+    `extract` stops the network as soon as the last of the layers has answered.
     """
 
     def __init__(self, network: keras.Model, paths: Sequence[str], inputs: Any) -> None:
@@ -133,46 +136,46 @@ class ListeningFeatures:
             )
         self._network = network
         self._paths = list(paths)
-        self._layers = [graph.layer_at(network, path) for path in paths]
-        within = graph.descendants(network)
+        self._layers = [graph.find_layer(network, path) for path in paths]
+        within = graph.get_descendants(network)
         answers: list[tuple[Any, Any]] = []
         # In a Lambda even a network that knows its output shapes is really run.
-        probe = keras.layers.Lambda(lambda x: graph.run(network, x, training=False))
-        with _listening(
-            within, lambda layer, outputs: answers.append((layer, outputs))
-        ):
+        probe = keras.layers.Lambda(
+            lambda x: graph.call_network(network, x, training=False)
+        )
+        with _hooks(within, lambda layer, outputs: answers.append((layer, outputs))):
             probe(inputs)
         order = [layer for layer, _ in answers]
         found: dict[str, list[Any]] = {}
         for path, layer in zip(paths, self._layers, strict=True):
             found[path] = [outputs for heard, outputs in answers if heard is layer]
-        tensors = [_one_tensor(network, path, found) for path in paths]
+        tensors = [_check_one_tensor(network, path, found) for path in paths]
         self.shapes = [tuple(tensor.shape)[1:] for tensor in tensors]
         self._ends = [order.index(layer) for layer in self._layers]
         self._order = order
-        self._leaves = [layer for layer in within if not graph.children(layer)]
+        self._leaves = [layer for layer in within if not graph.get_children(layer)]
 
-    def full(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
+    def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
         heard: dict[int, Any] = {}
 
-        def hear(layer: Any, outputs: Any) -> None:
+        def on_output(layer: Any, outputs: Any) -> None:
             heard[id(layer)] = outputs
 
-        with _listening(self._layers, hear):
-            outputs = graph.run(self._network, x, training)
+        with _hooks(self._layers, on_output):
+            outputs = graph.call_network(self._network, x, training)
         return outputs, [heard[id(layer)] for layer in self._layers]
 
-    def upto(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
+    def extract(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
         layers = [self._layers[i] for i in wanted]
         heard: dict[int, Any] = {}
 
-        def hear(layer: Any, outputs: Any) -> None:
+        def on_output(layer: Any, outputs: Any) -> None:
             heard[id(layer)] = outputs
             if len(heard) == len({id(layer) for layer in layers}):
-                raise _Reached
+                raise _StopForward
 
-        with contextlib.suppress(_Reached), _listening(layers, hear):
-            graph.run(self._network, x, training)
+        with contextlib.suppress(_StopForward), _hooks(layers, on_output):
+            graph.call_network(self._network, x, training)
         return [heard[id(layer)] for layer in layers]
 
     def trainable_variables(self, wanted: Sequence[int]) -> list[Any]:
@@ -195,11 +198,11 @@ class ListeningFeatures:
         return [leaf for leaf in self._leaves if id(leaf) in called]
 
 
-class _Reached(BaseException):
+class _StopForward(BaseException):
     """Unwinds a forward pass; no `except Exception` on the way may hold it up."""
 
 
-def _retrace(
+def _rebuild_graph(
     network: keras.Model,
     inputs: Any,
     wanted: set[str],
@@ -213,7 +216,7 @@ def _retrace(
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if any(other.startswith(path + "/") for other in wanted):
-                outputs = _retrace(operation, args[0], wanted, found, path + "/")
+                outputs = _rebuild_graph(operation, args[0], wanted, found, path + "/")
             else:
                 outputs = operation(*args, **kwargs)
             if path in wanted:
@@ -231,7 +234,9 @@ def _retrace(
     return network._run_through_graph(inputs, operation_fn=visit)
 
 
-def _one_tensor(network: keras.Model, path: str, found: dict[str, list[Any]]) -> Any:
+def _check_one_tensor(
+    network: keras.Model, path: str, found: dict[str, list[Any]]
+) -> Any:
     calls = found.get(path, [])
     if len(calls) != 1:
         raise ValueError(
@@ -251,10 +256,10 @@ def _one_tensor(network: keras.Model, path: str, found: dict[str, list[Any]]) ->
     return tensors[0]
 
 
-def _containers(network: keras.Model, path: str) -> list[keras.layers.Layer]:
+def _find_containers(network: keras.Model, path: str) -> list[keras.layers.Layer]:
     parts = path.split("/")
     upper = ["/".join(parts[:i]) for i in range(1, len(parts))]
-    return [graph.layer_at(network, container) for container in upper]
+    return [graph.find_layer(network, container) for container in upper]
 
 
 # Replicas are traced in threads of their own that take turns inside a forward pass.
@@ -262,37 +267,38 @@ _thread = threading.local()
 
 
 @contextlib.contextmanager
-def _listening(
-    layers: Sequence[keras.layers.Layer], hear: Callable[[Any, Any], None]
+def _hooks(
+    layers: Sequence[keras.layers.Layer], on_output: Callable[[Any, Any], None]
 ) -> Iterator[None]:
-    """Call `hear(layer, outputs)` in this thread whenever one of the layers answers."""
-    before = getattr(_thread, "hear", None)
-    _thread.hear = hear
+    """Call `on_output(layer, outputs)` in this thread whenever one of the layers "
+    "answers."""
+    before = getattr(_thread, "on_output", None)
+    _thread.on_output = on_output
     for layer in layers:
-        _wiretap(layer, +1)
+        _add_hook(layer, +1)
     try:
         yield
     finally:
         for layer in layers:
-            _wiretap(layer, -1)
-        _thread.hear = before
+            _add_hook(layer, -1)
+        _thread.on_output = before
 
 
-def _wiretap(layer: keras.layers.Layer, change: int) -> None:
+def _add_hook(layer: keras.layers.Layer, change: int) -> None:
     """Count the listeners of a layer; its `call` is replaced while there are any."""
     call = layer.call
-    if not hasattr(call, "listeners"):
+    if not hasattr(call, "_hook_count"):
 
         @functools.wraps(call)
-        def overheard(*args: Any, **kwargs: Any) -> Any:
+        def hooked_call(*args: Any, **kwargs: Any) -> Any:
             outputs = call(*args, **kwargs)
-            hear = getattr(_thread, "hear", None)
-            if hear is not None:
-                hear(layer, outputs)
+            on_output = getattr(_thread, "on_output", None)
+            if on_output is not None:
+                on_output(layer, outputs)
             return outputs
 
-        overheard.listeners = 0  # type: ignore[attr-defined]
-        object.__setattr__(layer, "call", overheard)
-    layer.call.listeners += change
-    if layer.call.listeners == 0:
+        hooked_call._hook_count = 0  # type: ignore[attr-defined]
+        object.__setattr__(layer, "call", hooked_call)
+    layer.call._hook_count += change
+    if layer.call._hook_count == 0:
         object.__delattr__(layer, "call")

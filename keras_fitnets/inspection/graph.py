@@ -21,7 +21,7 @@ def is_symbolic(network: keras.Model) -> bool:
     return isinstance(network, keras.Function) and not own_call
 
 
-def run(network: keras.Model, x: Any, training: bool) -> Any:
+def call_network(network: keras.Model, x: Any, training: bool) -> Any:
     """The network's outputs, whether or not its `call` knows `training`."""
     parameters = inspect.signature(network.call).parameters.values()
     if any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
@@ -29,7 +29,7 @@ def run(network: keras.Model, x: Any, training: bool) -> Any:
     return network(x)
 
 
-def flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
+def make_flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
     """The pass outside of training as a function of tensors to a list of tensors.
 
     Args:
@@ -39,12 +39,12 @@ def flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
 
     def run_flat(*tensors: Any) -> list[Any]:
         x = keras.tree.pack_sequence_as(like, list(tensors))
-        return keras.tree.flatten(run(network, x, training=False))
+        return keras.tree.flatten(call_network(network, x, training=False))
 
     return run_flat
 
 
-def inputs_of(network: keras.Model) -> Any:
+def get_inputs(network: keras.Model) -> Any:
     """Symbolic inputs like the network's own, or None if they are not known."""
     if isinstance(network, keras.Sequential) and network.built:
         return network.inputs[0]
@@ -57,16 +57,16 @@ def inputs_of(network: keras.Model) -> Any:
     return keras.KerasTensor(shape, network.input_dtype)
 
 
-def outputs_of(network: keras.Model, inputs: Any) -> Any:
+def get_outputs(network: keras.Model, inputs: Any) -> Any:
     """The network's symbolic outputs; `inputs` trace one that shows no graph."""
     if isinstance(network, keras.Sequential) and network.built:
         return network.outputs[0]
     if is_symbolic(network):
         return network.output
-    return run(network, inputs, training=False)
+    return call_network(network, inputs, training=False)
 
 
-def children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
+def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
     """The layers directly inside a layer, by name and by attribute."""
     found: dict[str, list[keras.layers.Layer]] = {}
 
@@ -89,40 +89,40 @@ def children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
     return found
 
 
-def descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def get_descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """All layers inside a layer, however deep."""
     found: dict[int, keras.layers.Layer] = {}
-    for named in children(layer).values():
+    for named in get_children(layer).values():
         for child in named:
-            for inner in [*descendants(child), child]:
+            for inner in [*get_descendants(child), child]:
                 found.setdefault(id(inner), inner)
     return list(found.values())
 
 
-def supports_jit(networks: Sequence[keras.Model]) -> bool:
+def has_jit_support(networks: Sequence[keras.Model]) -> bool:
     """Whether XLA can compile every layer of the networks."""
     return all(
         layer.supports_jit
         for network in networks
-        for layer in [network, *descendants(network)]
+        for layer in [network, *get_descendants(network)]
     )
 
 
-def dtype_policy(parts: Sequence[Any]) -> Any:
+def choose_dtype_policy(parts: Sequence[Any]) -> Any:
     """A dtype policy such that `compile` scales the loss where float16 is computed.
 
     Args:
         parts: the student first; what is no layer is passed over.
     """
     roots = [part for part in parts if isinstance(part, keras.layers.Layer)]
-    layers = [layer for root in roots for layer in [root, *descendants(root)]]
+    layers = [layer for root in roots for layer in [root, *get_descendants(root)]]
     dtypes = {layer.compute_dtype for layer in layers}
     if "float16" in dtypes:
         return "mixed_float16"
     return "float64" if "float64" in dtypes else roots[0].dtype_policy
 
 
-def layer_at(network: keras.Model, path: str) -> keras.layers.Layer:
+def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:
     """The layer at a path such as `"backbone/block3_out"`.
 
     Raises:
@@ -130,7 +130,7 @@ def layer_at(network: keras.Model, path: str) -> keras.layers.Layer:
     """
     layer = network
     for i, name in enumerate(path.split("/")):
-        inside = children(layer)
+        inside = get_children(layer)
         known = "/".join(path.split("/")[:i]) or f"network '{network.name}'"
         if name not in inside:
             close = difflib.get_close_matches(name, inside, 1)
@@ -149,17 +149,17 @@ def layer_at(network: keras.Model, path: str) -> keras.layers.Layer:
     return layer
 
 
-def leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each path and layer of a symbolic network, nested networks opened."""
     for layer in network.layers:
         path = prefix + layer.name
         if isinstance(layer, keras.Model) and is_symbolic(layer):
-            yield from leaves(layer, path + "/")
+            yield from iterate_leaves(layer, path + "/")
         else:
             yield path, layer
 
 
-def middle(network: keras.Model) -> str:
+def find_middle_layer(network: keras.Model) -> str:
     """The path of the middle one of the network's hidden layers.
 
     Counted are the layers with a kernel, the output layer left out; of an even
@@ -175,7 +175,7 @@ def middle(network: keras.Model) -> str:
             f"'{network.name}' is a {type(network).__name__}. Name the layers: "
             'hints=("hint_layer", "guided_layer").'
         )
-    paths = list(leaves(network))
+    paths = list(iterate_leaves(network))
     kernels = [
         i
         for i, (_, layer) in enumerate(paths)
@@ -203,7 +203,7 @@ def middle(network: keras.Model) -> str:
     return paths[at][0]
 
 
-def same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
+def has_same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
     """Whether two lists of shapes agree wherever both are known."""
     return len(one) == len(other) and all(
         len(a) == len(b)
@@ -212,14 +212,24 @@ def same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> boo
     )
 
 
-def same_structure(one: Any, other: Any) -> bool:
+def has_same_structure(one: Any, other: Any) -> bool:
     """Whether two structures of tensors have the same keys, if any, and shapes."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() != other.keys():
         return False
     flat = [keras.tree.flatten(structure) for structure in (one, other)]
-    return same_shapes(*[[tuple(tensor.shape) for tensor in f] for f in flat])
+    return has_same_shapes(*[[tuple(tensor.shape) for tensor in f] for f in flat])
 
 
-def shown(tensors: Any) -> Any:
+def format_shapes(tensors: Any) -> Any:
     """A structure of tensors as one of shapes, to be read in a message."""
     return keras.tree.map_structure(lambda tensor: str(tuple(tensor.shape)), tensors)
+
+
+def check_built(network: keras.Model) -> keras.Model:
+    """The network, if it has weights."""
+    if not network.built:
+        raise ValueError(
+            f"Network '{network.name}' has no weights yet, since its input shape is "
+            "unknown. Start it with keras.Input(...), or call it on a batch."
+        )
+    return network

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fitnets.inspection import graph
-from keras_fitnets.runtimes.runner import check_built
+from keras_fitnets.inspection.graph import check_built
 
 # Two operations each, a multiplication and an addition, in TensorFlow's count.
 _PRODUCTS = [
@@ -64,11 +64,11 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
 def _one_sample(network: keras.Model, x: Any) -> Any:
     """Zeros in the form of one sample of the network's inputs."""
     if x is None:
-        x = graph.inputs_of(network)
+        x = graph.get_inputs(network)
     else:
         x = keras.tree.map_structure(np.asarray, x)
     if x is None or None in [d for t in keras.tree.flatten(x) for d in t.shape[1:]]:
-        shapes = None if x is None else graph.shown(x)
+        shapes = None if x is None else graph.format_shapes(x)
         raise ValueError(
             f"The shape of the inputs of network '{network.name}' is not known whole: "
             f"{shapes}. Pass a batch of them."
@@ -84,7 +84,7 @@ def _one_sample(network: keras.Model, x: Any) -> Any:
 def _traced(network: keras.Model, x: Any) -> tf.Graph:
     """The graph of one forward pass, functions within it opened."""
     specs = [tf.TensorSpec.from_tensor(tensor) for tensor in keras.tree.flatten(x)]
-    forward = graph.flat_pass(network, x)
+    forward = graph.make_flat_pass(network, x)
     eager = tf.config.functions_run_eagerly()
     # Else a function inside, as Keras makes for XLA, would stay closed.
     tf.config.run_functions_eagerly(True)
@@ -98,7 +98,7 @@ def _traced(network: keras.Model, x: Any) -> tf.Graph:
 @contextlib.contextmanager
 def unrolled(network: keras.Model) -> Iterator[None]:
     """Recurrent layers, step by step instead of in a loop."""
-    layers = graph.descendants(network)
+    layers = graph.get_descendants(network)
     loops = [layer for layer in layers if getattr(layer, "unroll", None) is False]
     for layer in loops:
         layer.unroll = True

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_fitnets.distillation.evaluation import Look
-from keras_fitnets.distillation.evaluation import Sample
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.utils.figures import blank
-from keras_fitnets.losses import check_number
-from keras_fitnets.utils import style
+from keras_fitnets.distillation.evaluation import EvaluationData
+from keras_fitnets.distillation.evaluation import StudentEvaluator
+from keras_fitnets.utils import figures
+from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.figures import create_figure
 
 
 def curriculum(
@@ -63,10 +63,13 @@ def curriculum(
     """
     output, activation = _output_of(distiller)
     lambdas = _checked(lambdas)
-    sample = Sample("curriculum", x, 32)
+    sample = EvaluationData("curriculum", x, 32)
     sample.check(distiller)
-    look = Look(distiller, sample, "kd", None, eagerly=True)
-    soft = [look.soft_logits(lesson, output) for lesson in look.lessons]
+    look = StudentEvaluator(distiller, sample, "kd", None, eagerly=True)
+    soft = [
+        look.soft_logits(teacher_outputs, output)
+        for teacher_outputs in look.teacher_outputs
+    ]
     logits, temperature = np.concatenate(soft), distiller.temperature
     if logits.ndim != 2:
         raise ValueError(
@@ -89,7 +92,7 @@ def curriculum(
         confidence = np.max(said, axis=-1)
         wrong = np.argmax(said, axis=-1) != np.argmax(targets, axis=-1)
     figure = _drawn(confidence, ratio, wrong, lambdas, temperature)
-    return style.finished(figure, path)
+    return figures.save_figure(figure, path)
 
 
 def _output_of(distiller: Any) -> tuple[int, str]:
@@ -99,7 +102,7 @@ def _output_of(distiller: Any) -> tuple[int, str]:
             "`curriculum` draws what the teacher of a keras_fitnets.Distiller says; "
             f"received {distiller!r}."
         )
-    pairs = enumerate(distiller.pairings)
+    pairs = enumerate(distiller.output_pairs)
     used = [(i, pair.activation) for i, pair in pairs if pair is not None]
     if len(used) > 1:
         raise ValueError(
@@ -155,7 +158,7 @@ def _probabilities(logits: Any, activation: str) -> Any:
 def _drawn(
     confidence: Any, ratio: Any, wrong: Any, lambdas: list[float], temperature: float
 ) -> Any:
-    figure = blank(7.5, 4.8)
+    figure = create_figure(7.5, 4.8)
     grid: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1.0])
     above, below = grid
     for i, value in enumerate(lambdas):
@@ -163,8 +166,8 @@ def _drawn(
             confidence,
             value * ratio,
             s=12,
-            color=style.LINES[i][0],
-            marker=style.LINES[i][1],
+            color=figures.LINES[i][0],
+            marker=figures.LINES[i][1],
             alpha=0.5,
             linewidth=0,
             label=f"λ = {value:g}",
@@ -181,8 +184,8 @@ def _drawn(
         )
     above.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="equal")
     above.set(ylim=(0, None), ylabel="push of the teacher\n/ push of the label")
-    style.plain(above)
-    style.beside(above)
+    figures.style_axis(above)
+    figures.place_legend(above)
     _count(below, confidence, wrong)
     below.set_xlabel(f"teacher's confidence at τ = {temperature:g}, a probability")
     return figure
@@ -196,7 +199,7 @@ def _count(axis: Any, confidence: Any, wrong: Any) -> None:
         "right": (~wrong, {"width": width, "color": "0.75"}),
         "wrong": (
             wrong,
-            {"width": width / 2, "color": style.VERMILLION, "hatch": "////"},
+            {"width": width / 2, "color": figures.VERMILLION, "hatch": "////"},
         ),
     }
     for name, (which, options) in bars.items():
@@ -205,5 +208,5 @@ def _count(axis: Any, confidence: Any, wrong: Any) -> None:
         axis.bar(middles, heights, edgecolor="white", label=label, **options)
     axis.set(yscale="log", ylim=(0.7, None), ylabel="examples")
     axis.yaxis.set_major_formatter("{x:g}")
-    style.plain(axis)
-    style.beside(axis)
+    figures.style_axis(axis)
+    figures.place_legend(axis)

@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fitnets.inspection import activations
-from keras_fitnets.distillation.evaluation import Look
-from keras_fitnets.distillation.evaluation import Sample
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.utils.figures import blank
-from keras_fitnets.utils import style
+from keras_fitnets.distillation.evaluation import EvaluationData
+from keras_fitnets.distillation.evaluation import StudentEvaluator
+from keras_fitnets.inspection import activations
+from keras_fitnets.utils import figures
+from keras_fitnets.utils.figures import create_figure
 
 
 def hint_maps(
@@ -63,12 +63,12 @@ def hint_maps(
     6
     """
     _check(distiller, pair, {"channels": channels, "images": images})
-    sample = Sample("hint_maps", x, max(32, images))
+    sample = EvaluationData("hint_maps", x, max(32, images))
     sample.check(distiller)
-    look = Look(distiller, sample, "hint", (pair,), eagerly=True)
-    [r2] = look.results().values()
+    look = StudentEvaluator(distiller, sample, "hint", (pair,), eagerly=True)
+    [r2] = look.compute().values()
     first = next(iter(sample))
-    hint, mask = look.lessons[0].hints[pair]
+    hint, mask = look.teacher_outputs[0].hints[pair]
     [predicted] = look.regressed(first)
     if mask is not None:
         blanked = np.reshape(mask, mask.shape + (1,) * (hint.ndim - mask.ndim))
@@ -83,7 +83,7 @@ def hint_maps(
     judged = judged.replace("-", "−")
     title = f"hint {chosen.hint_layer} → guided {chosen.guided_layer}{judged}"
     figure.suptitle(title, fontsize="medium")
-    return style.finished(figure, path)
+    return figures.save_figure(figure, path)
 
 
 def _check(distiller: Any, pair: Any, counts: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def _drawn(
     blocks, tiles, left = len(rows[0]), len(rows[0][0]), len(pictures[:1])
     high = 1.15 if maps else max(0.8, min(2.5, 0.22 * tall))
     wide = 1.15 * (left + tiles) if maps else 5.5
-    figure = blank(1.5 + wide, 0.7 + 2 * blocks * high)
+    figure = create_figure(1.5 + wide, 0.7 + 2 * blocks * high)
     # A little room between the images.
     heights = ([1.0, 1.0, 0.1] * blocks)[:-1]
     grid = figure.add_gridspec(len(heights), left + tiles, height_ratios=heights)

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from keras_fitnets.utils.figures import blank
-from keras_fitnets.utils import style
+from keras_fitnets.utils import figures
+from keras_fitnets.utils.figures import create_figure
 
 # By what it is learned from: labels, soft targets, hint. A marker beside each colour.
 _STYLES = {
-    **{f"label_{end}": (style.BLUE, "o") for end in ("loss", "share")},
-    **{f"kd_{end}": (style.VERMILLION, "s") for end in ("loss", "share")},
-    **{f"hint_{end}": (style.GREEN, "^") for end in ("loss", "share", "r2")},
-    "agreement": (style.VERMILLION, "s"),
+    **{f"label_{end}": (figures.BLUE, "o") for end in ("loss", "share")},
+    **{f"kd_{end}": (figures.VERMILLION, "s") for end in ("loss", "share")},
+    **{f"hint_{end}": (figures.GREEN, "^") for end in ("loss", "share", "r2")},
+    "agreement": (figures.VERMILLION, "s"),
     "lambda": ("black", "o"),
-    "temperature": (style.ORANGE, "s"),
+    "temperature": (figures.ORANGE, "s"),
 }
 
 
@@ -70,7 +70,7 @@ def stages(history: Any, path: Any = None) -> Any:
             "Pass what `fit_stagewise` returned, after at least one epoch."
         )
     order = [name for name in _ORDER if name in panels]
-    figure = blank(7.5, 0.9 + sum(_ORDER[name] for name in order))
+    figure = create_figure(7.5, 0.9 + sum(_ORDER[name] for name in order))
     grid: Any = figure.subplots(
         *(len(order), 1),
         sharex=True,
@@ -86,7 +86,7 @@ def stages(history: Any, path: Any = None) -> Any:
         annealed = [sign for one, sign in known.items() if one in panels["λ"]]
         axes["λ"].set(ylabel=", ".join(annealed), ylim=(0, None))
     _mark_stages(grid[:, 0], runs, epochs)
-    return style.finished(figure, path)
+    return figures.save_figure(figure, path)
 
 
 # The panels from above, with their heights in inches.
@@ -126,7 +126,7 @@ def _draw(axis: Any, names: list[str], runs: list[Any], epochs: list[int]) -> No
     """Each log in both stages: a colour and a marker for each, validation dashed."""
     kinds = list(dict.fromkeys(name.removeprefix("val_") for name in names))
     taken = [_STYLES[kind] for kind in kinds if kind in _STYLES]
-    free = itertools.cycle([one for one in style.LINES if one not in taken])
+    free = itertools.cycle([one for one in figures.LINES if one not in taken])
     styles = {kind: _STYLES.get(kind) or next(free) for kind in kinds}
     drawn, validated = [], False
     for name in sorted(names, key=lambda name: name.startswith("val_")):
@@ -157,7 +157,7 @@ def _draw(axis: Any, names: list[str], runs: list[Any], epochs: list[int]) -> No
     losses = any(kind.endswith("_loss") for kind in kinds)
     if losses and len(found) and 0 < 10 * found.min() < found.max():
         axis.set_yscale("log")
-    style.plain(axis)
+    figures.style_axis(axis)
     handles, labels = axis.get_legend_handles_labels()
     if validated:
         from matplotlib import lines
@@ -165,7 +165,7 @@ def _draw(axis: Any, names: list[str], runs: list[Any], epochs: list[int]) -> No
         handles.append(lines.Line2D([], [], color="0.4", linestyle="--"))
         labels.append("validation")
     if kinds != ["lambda"]:
-        style.beside(axis, handles=handles, labels=labels)
+        figures.place_legend(axis, handles=handles, labels=labels)
 
 
 def _places(name: str, values: int, epochs: int) -> Any:

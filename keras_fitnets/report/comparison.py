@@ -1,5 +1,6 @@
 """Any number of models side by side."""
 
+import os
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fitnets.runtimes.runner import arrays
-from keras_fitnets.inspection import graph
-from keras_fitnets.losses import check_activation
 from keras_fitnets.inspection.multiplications import multiplications
-from keras_fitnets.runtimes.predictions import decisions
-from keras_fitnets.runtimes.predictions import rated
+from keras_fitnets.losses import check_activation
 from keras_fitnets.report.table import Report
-from keras_fitnets.report.timing import medians
-from keras_fitnets.runtimes.runner import Exported
-from keras_fitnets.runtimes.runner import Running
-from keras_fitnets.runtimes.runner import running
+from keras_fitnets.report.timing import measure_medians
+from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.runtimes.base import Runner
+from keras_fitnets.runtimes.base import make_example_inputs
+from keras_fitnets.runtimes.predictions import predict_classes
+from keras_fitnets.runtimes.predictions import score
+from keras_fitnets.runtimes.runner import load_runner
 
 # What the first model has for each of another's, where less is better.
 _RATIOS = {
@@ -91,28 +91,28 @@ def compare(
     [448, 28]
     """
     _check(models, batch_size, repeats, activation)
-    ready = {name: running(model) for name, model in models.items()}
-    x, y = (None, None) if data is None else samples.gathered(data)
+    ready = {name: load_runner(model) for name, model in models.items()}
+    x, y = (None, None) if data is None else samples.to_arrays(data)
     first = next(iter(ready.values()))
     notes: list[str] = []
     rows: list[dict[str, Any]] = [
-        {"model": name, **_size(name, models[name], model, x, notes)}
+        {"model": name, **_measure_size(name, models[name], model, x, notes)}
         for name, model in ready.items()
     ]
     bar = keras.utils.Progbar(len(rows) + 2 * repeats, verbose=verbose)
     reference = None
     for row, (name, model) in zip(rows, ready.items(), strict=True):
         if x is not None:
-            outputs = model.predict(_given(x, model, first), batch_size)
-            chosen = decisions(name, model, outputs, activation, reference)
+            outputs = model.predict(_name_inputs(x, model, first), batch_size)
+            chosen = predict_classes(name, model, outputs, activation, reference)
             reference = reference or chosen
-            row |= rated(name, chosen, reference, y)
+            row |= score(name, chosen, reference, y)
         bar.add(1)
     if repeats:
-        sample = example_of(first, 1) if x is None else x
+        sample = make_example_inputs(first, 1) if x is None else x
         for key, size in (("latency", 1), ("throughput", batch_size)):
-            steps = _steps(ready, first, sample, size)
-            times = medians(steps, repeats, progress=bar.add)
+            steps = _create_steps(ready, first, sample, size)
+            times = measure_medians(steps, repeats, progress=bar.add)
             for row in rows:
                 seconds = times[row["model"]]
                 row[key] = seconds if key == "latency" else size / seconds
@@ -137,11 +137,12 @@ def _check(models: Any, batch_size: Any, repeats: Any, activation: Any) -> None:
             )
 
 
-def _size(
-    name: str, model: Any, ready: Running, x: Any, notes: list[str]
+def _measure_size(
+    name: str, model: Any, ready: Runner, x: Any, notes: list[str]
 ) -> dict[str, int | None]:
     found: dict[str, int | None] = {"parameters": None, "multiplications": None}
-    if isinstance(model, Exported):
+    # What `export_student` returns is a path that knows the counts of its network.
+    if isinstance(model, os.PathLike) and hasattr(model, "multiplications"):
         found = {
             "parameters": model.parameters,
             "multiplications": model.multiplications,
@@ -155,48 +156,19 @@ def _size(
     return {**found, "bytes": ready.bytes}
 
 
-def _given(x: Any, model: Running, first: Running) -> Any:
+def _name_inputs(x: Any, model: Runner, first: Runner) -> Any:
     """The inputs as a model takes them: a file has its several inputs by name."""
-    return x if model.network is not None else samples.named(x, first.network)
+    return x if model.network is not None else samples.by_input_name(x, first.network)
 
 
-def example_of(model: Running, size: int) -> Any:
-    """Inputs for a model where there are no data: normal numbers, integers zero.
-
-    Raises:
-        ValueError: if their shape is not known whole.
-    """
-    if not model.inputs:
-        raise ValueError(
-            "A network does not show what inputs it takes. Pass `data`, whose inputs "
-            "show it."
-        )
-    drawn = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for name, (_, *shape), dtype in model.inputs:
-        if None in shape:
-            raise ValueError(
-                f"Input '{name}' has the shape {(None, *shape)} without the batch, "
-                "which is not known whole. Pass `data`, whose inputs show it."
-            )
-        real = "float" in dtype
-        values = drawn.normal(size=(size, *shape)) if real else np.zeros((size, *shape))
-        arrays[name] = values.astype(dtype)
-    if model.network is None:
-        return arrays
-    return keras.tree.pack_sequence_as(
-        graph.inputs_of(model.network), list(arrays.values())
-    )
-
-
-def _steps(
-    ready: Mapping[str, Running], first: Running, x: Any, size: int
+def _create_steps(
+    ready: Mapping[str, Runner], first: Runner, x: Any, size: int
 ) -> dict[str, Callable[[], object]]:
     """For each model a forward pass of so many samples."""
-    batch = samples.taken(x, np.arange(size) % samples.count(x))
+    batch = samples.take(x, np.arange(size) % samples.num_samples(x))
 
-    def step(model: Running) -> Callable[[], object]:
-        given = _given(batch, model, first)
+    def step(model: Runner) -> Callable[[], object]:
+        given = _name_inputs(batch, model, first)
         return lambda: model.run(given)
 
     return {name: step(model) for name, model in ready.items()}

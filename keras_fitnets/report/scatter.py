@@ -3,14 +3,14 @@
 import textwrap
 from typing import Any
 
-from keras_fitnets.utils.figures import blank
+from keras_fitnets.utils.figures import create_figure
 
 _LINE = 12  # The height of a label, in points.
 
 
-def drawn(rows: list[dict[str, Any]], path: Any) -> Any:
+def draw_scatter(rows: list[dict[str, Any]], path: Any) -> Any:
     """Accuracy over multiplications, each area in proportion to the parameters."""
-    figure = blank(7, 4.2)
+    figure = create_figure(7, 4.2)
     axis = figure.subplots()
     most = max(row["parameters"] for row in rows)
     places: dict[tuple[float, float], list[dict[str, Any]]] = {}

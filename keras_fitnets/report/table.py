@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
-from keras_fitnets.report.scatter import drawn
+from keras_fitnets.report.scatter import draw_scatter
 
 _UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 
@@ -138,7 +138,7 @@ class Report:
                 "parameters. Pass `data=(x, y)` to `compare`, and Keras models or what "
                 "`export_student` returned."
             )
-        return drawn(rows, path)
+        return draw_scatter(rows, path)
 
     def _table(self) -> list[list[str]]:
         """The cells, a header first; a column of nothing is left out."""

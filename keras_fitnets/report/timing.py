@@ -11,7 +11,7 @@ from collections.abc import Sequence
 _SHORTEST = 2e-3
 
 
-def medians(
+def measure_medians(
     steps: dict[str, Callable[[], object]],
     repeats: int,
     warm_up: int = 3,
@@ -24,13 +24,13 @@ def medians(
     runs = []
     for name, step in steps.items():
         step()
-        took = _timed(name, step, 1)[name]
+        took = _time_step(name, step, 1)[name]
         times = max(1, round(_SHORTEST / took))
-        runs.append(functools.partial(_timed, name, step, times))
-    return medians_of(runs, repeats, warm_up, progress)
+        runs.append(functools.partial(_time_step, name, step, times))
+    return measure_in_turns(runs, repeats, warm_up, progress)
 
 
-def medians_of(
+def measure_in_turns(
     runs: Sequence[Callable[[], dict[str, float]]],
     repeats: int,
     warm_up: int,
@@ -54,7 +54,7 @@ def medians_of(
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
-def _timed(name: str, step: Callable[[], object], times: int) -> dict[str, float]:
+def _time_step(name: str, step: Callable[[], object], times: int) -> dict[str, float]:
     start = time.perf_counter()
     for _ in range(times):
         step()

@@ -12,7 +12,7 @@ from keras_fitnets.inspection import graph
 Input = tuple[str, tuple[int | None, ...], str]
 
 
-def gathered(data: Any) -> tuple[Any, Any]:
+def to_arrays(data: Any) -> tuple[Any, Any]:
     """Inputs and labels as arrays; None for labels that there are none of.
 
     Args:
@@ -31,7 +31,7 @@ def gathered(data: Any) -> tuple[Any, Any]:
         batches = list(data.as_numpy_iterator())
         if not batches:
             raise ValueError("The dataset holds no batch; nothing can be judged by it.")
-        return gathered(keras.tree.map_structure(_joined, *batches))
+        return to_arrays(keras.tree.map_structure(_concatenate, *batches))
     if isinstance(data, tuple) and len(data) not in (1, 2):
         raise ValueError(
             f"Data must be `x` or `(x, y)`; received a tuple of {len(data)}. Leave "
@@ -51,19 +51,19 @@ def gathered(data: Any) -> tuple[Any, Any]:
     return x, y
 
 
-def count(x: Any) -> int:
+def num_samples(x: Any) -> int:
     """How many samples there are."""
     return len(keras.tree.flatten(x)[0])
 
 
-def taken(x: Any, which: Any) -> Any:
+def take(x: Any, which: Any) -> Any:
     """Some of the samples: a slice, or their positions."""
     return keras.tree.map_structure(lambda array: array[which], x)
 
 
-def inputs_of(network: keras.Model) -> list[Input]:
+def describe_inputs(network: keras.Model) -> list[Input]:
     """Those that a network shows."""
-    tensors = keras.tree.flatten(graph.inputs_of(network))
+    tensors = keras.tree.flatten(graph.get_inputs(network))
     return [
         (t.name, tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
         for t in tensors
@@ -71,9 +71,9 @@ def inputs_of(network: keras.Model) -> list[Input]:
     ]
 
 
-def named(x: Any, network: keras.Model | None) -> Any:
+def by_input_name(x: Any, network: keras.Model | None) -> Any:
     """Inputs by the names, and in the dtypes, that they have in the network."""
-    inputs = [] if network is None else inputs_of(network)
+    inputs = [] if network is None else describe_inputs(network)
     arrays = keras.tree.flatten(x)
     if isinstance(x, dict) and x.keys() == {name for name, _, _ in inputs}:
         # Such a dictionary is for a list of inputs as well, in whatever order.
@@ -108,7 +108,7 @@ def check(what: str, inputs: list[Input], x: Any) -> None:
         )
     for name, (_, *shape), _ in inputs:
         received = x[name].shape[1:]
-        if not graph.same_shapes([tuple(shape)], [received]):
+        if not graph.has_same_shapes([tuple(shape)], [received]):
             raise ValueError(
                 f"{what} takes samples of the shape {tuple(shape)} as its input "
                 f"'{name}'; received {received}. Reshape the data."
@@ -122,7 +122,7 @@ def _labels(y: Any) -> np.ndarray:
         raise ValueError(f"Labels must be one array: {error}") from error
 
 
-def _joined(*parts: Any) -> np.ndarray:
+def _concatenate(*parts: Any) -> np.ndarray:
     shapes = sorted({np.shape(part)[1:] for part in parts})
     if np.ndim(parts[0]) == 0 or len(shapes) > 1:
         raise ValueError(

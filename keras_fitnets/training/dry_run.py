@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.validate_data import check_source
 from keras_fitnets.distillation.validate_data import is_source
-from keras_fitnets.distillation.validate_data import unpacked
-from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.distillation.validate_data import unpack_batch
 
 
-def mode_of(monitor: str, mode: str | None) -> str:
+def find_mode(monitor: str, mode: str | None) -> str:
     """Whether a small or a large value of `monitor` is the better one."""
     if isinstance(mode, str) and mode in ("min", "max"):
         return mode
@@ -28,7 +28,7 @@ def mode_of(monitor: str, mode: str | None) -> str:
     return modes.pop()
 
 
-def check(
+def validate_arguments(
     distiller: Any,
     hint_epochs: int,
     kd_epochs: int,
@@ -76,7 +76,7 @@ def check(
         )
 
 
-def rehearse(
+def dry_run(
     distiller: Distiller,
     stage: str,
     data: Sequence[Any],
@@ -91,7 +91,7 @@ def rehearse(
     sources = {"`x`": data}
     if validation_data is not None:
         name = "`validation_data`"
-        sources[name] = unpacked(name, validation_data)
+        sources[name] = unpack_batch(name, validation_data)
     eagerly = distiller.run_eagerly
     # One step is not worth a trace, unless TensorFlow has to share it out.
     alone = distiller.distribute_strategy.num_replicas_in_sync == 1
@@ -100,7 +100,7 @@ def rehearse(
         for name, source in sources.items():
             _check_readable(name, source[0])
             check_source(distiller, name, *source)
-            batch = _sample(name, *source)
+            batch = _take_batch(name, *source)
             check_source(distiller, f"a batch of {name}", *batch)
             logs = distiller.test_on_batch(*batch, return_dict=True)
     finally:
@@ -125,15 +125,15 @@ def _check_readable(name: str, source: Any) -> None:
         )
 
 
-def _sample(
+def _take_batch(
     name: str, x: Any, y: Any = None, sample_weight: Any = None
 ) -> tuple[Any, ...]:
     """A batch as `test_on_batch` takes it; of arrays, their first sample."""
     if isinstance(x, keras.utils.PyDataset):
-        return unpacked(name, x[0])
+        return unpack_batch(name, x[0])
     if isinstance(x, tf.data.Dataset):
         for batch in x:
-            return unpacked(name, batch)
+            return unpack_batch(name, batch)
         raise ValueError(
             f"{name} is a dataset that turned out to be empty. Pass one with at least "
             "one batch: see what `.filter()` or `.skip()` leaves of it."

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_fitnets.distribution import multi_worker
-from keras_fitnets.distillation.finite_guard import not_finite
+from keras_fitnets.distillation.finite_guard import find_not_finite_weights
 from keras_fitnets.distillation.objective import TERMS
+from keras_fitnets.distribution import multi_worker
 
 
 class BestWeights(keras.callbacks.EarlyStopping):
@@ -72,7 +72,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._fresh: list[dict[str, str]] = []
         self._saved: list[dict[str, Any]] = []
         self._settings = json.loads(json.dumps(settings, default=str))
-        self._state = _Bytes()
+        self._state = _PackedState()
         # `weights` would leave out the states of random seeds.
         variables = [*distiller.variables, *distiller.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
@@ -110,25 +110,27 @@ class StageCheckpoint(keras.callbacks.Callback):
             # The settings first: variables of other shapes would not even load.
             tf.train.Checkpoint(state=self._state).restore(latest).expect_partial()
             saved, arrays = self._state.unpack()
-        except _DAMAGE as error:
-            raise _damaged(latest) from error
+        except _DAMAGE_ERRORS as error:
+            raise _describe_damage(latest) from error
         _check_same(self._manager.directory, saved["settings"], self._settings)
         try:
             self._manager.checkpoint.restore(latest).assert_consumed()
-        except _DAMAGE as error:
-            raise _damaged(latest) from error
+        except _DAMAGE_ERRORS as error:
+            raise _describe_damage(latest) from error
         self.logs, self.epoch = saved["logs"], saved["epoch"]
         self.stopped, self.done = saved["stopped"], saved["done"]
         self._saved = [
-            {name: _unpacked(text, arrays) for name, text in texts.items()}
+            {name: _unpack_value(text, arrays) for name, text in texts.items()}
             for texts in saved["callbacks"]
         ]
         if self.done:
-            self._remind()
+            self._restore_callbacks()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._fresh = [_knowledge(callback, {}) for callback in self._callbacks]
-        self._remind()
+        self._fresh = [
+            _get_callback_state(callback, {}) for callback in self._callbacks
+        ]
+        self._restore_callbacks()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
@@ -144,7 +146,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         self.done = True
         self._save()
 
-    def _remind(self) -> None:
+    def _restore_callbacks(self) -> None:
         """Give back to the callbacks what they knew."""
         for callback, known in zip(self._callbacks, self._saved, strict=False):
             for name, value in known.items():
@@ -155,7 +157,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         if not multi_worker.is_chief(self._distiller.distribute_strategy):
             return
         arrays: dict[str, np.ndarray] = {}
-        known = [_knowledge(callback, arrays) for callback in self._callbacks]
+        known = [_get_callback_state(callback, arrays) for callback in self._callbacks]
         changed = [
             {name: text for name, text in now.items() if fresh.get(name) != text}
             for now, fresh in zip(known, self._fresh, strict=True)
@@ -179,7 +181,10 @@ class StageCheckpoint(keras.callbacks.Callback):
         """Nothing that is not finite goes over a checkpoint that is."""
         terms = {name: logs[name] for name in logs if name in (*TERMS, "loss")}
         bad = [f"{name} is {v}" for name, v in terms.items() if not math.isfinite(v)]
-        bad += [f"weight '{w.path}' is not finite" for w in not_finite(self._distiller)]
+        bad += [
+            f"weight '{w.path}' is not finite"
+            for w in find_not_finite_weights(self._distiller)
+        ]
         if bad:
             kept = f"that of epoch {self.epoch}" if self.epoch else "none yet"
             raise FloatingPointError(
@@ -190,7 +195,7 @@ class StageCheckpoint(keras.callbacks.Callback):
             )
 
 
-class _Bytes(tf.train.experimental.PythonState):
+class _PackedState(tf.train.experimental.PythonState):
     """JSON and arrays that travel inside a checkpoint."""
 
     def __init__(self) -> None:
@@ -216,13 +221,13 @@ class _Bytes(tf.train.experimental.PythonState):
         return json.loads(str(arrays.pop("content"))), arrays
 
 
-_DAMAGE = (
+_DAMAGE_ERRORS = (
     *(tf.errors.OpError, zipfile.BadZipFile, OSError, EOFError),
     *(ValueError, LookupError, AssertionError),
 )
 
 
-def _damaged(latest: str) -> ValueError:
+def _describe_damage(latest: str) -> ValueError:
     directory = Path(latest).parent
     return ValueError(
         f"The checkpoint '{latest}' cannot be read: one of its files is damaged or "
@@ -247,7 +252,7 @@ def _check_same(directory: str, saved: dict[str, Any], wanted: dict[str, Any]) -
     )
 
 
-def _knowledge(callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _get_callback_state(callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     """A callback's numbers, words and arrays, each as text; arrays by their digest."""
 
     def plain(value: Any) -> Any:
@@ -275,7 +280,7 @@ def _knowledge(callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     return known
 
 
-def _unpacked(text: str, arrays: dict[str, np.ndarray]) -> Any:
+def _unpack_value(text: str, arrays: dict[str, np.ndarray]) -> Any:
     def whole(value: dict[str, Any]) -> Any:
         return arrays[value["array"]] if value.keys() == {"array"} else value
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_fitnets.training import dry_run
 from keras_fitnets.callbacks.schedules import Annealing
-from keras_fitnets.callbacks.schedules import listed
+from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.training import dry_run
 from keras_fitnets.training.stage_checkpoint import BestWeights
 from keras_fitnets.training.stage_checkpoint import StageCheckpoint
-from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.utils.checks import list_callbacks
 
 
 class StagewiseHistory(NamedTuple):
@@ -132,7 +132,9 @@ def fit_stagewise(
     (2, 3)
     """
     patiences = {"hint_patience": hint_patience, "kd_patience": kd_patience}
-    dry_run.check(distiller, hint_epochs, kd_epochs, stage, patiences, kwargs)
+    dry_run.validate_arguments(
+        distiller, hint_epochs, kd_epochs, stage, patiences, kwargs
+    )
     judged = validation_data is not None or bool(kwargs.get("validation_split"))
     if not judged and not (hint_patience is kd_patience is monitor is None):
         raise ValueError(
@@ -143,12 +145,12 @@ def fit_stagewise(
     judge_hint = judge_kd = None
     if judged:
         judge_hint = ("val_hint_loss", "min", hint_patience)
-        judge_kd = (monitor, dry_run.mode_of(monitor, mode), kd_patience)
+        judge_kd = (monitor, dry_run.find_mode(monitor, mode), kd_patience)
     everything = tuple(range(len(distiller.hints)))
     turns = [(i,) for i in everything] if in_turn else [everything]
-    compiled = _compiled_optimizer(distiller)
+    compiled = _restore_compiled_optimizer(distiller)
     optimizers = [hint_optimizer or compiled] * len(turns) + [kd_optimizer or compiled]
-    optimizers = [_fresh(optimizer, distiller) for optimizer in optimizers]
+    optimizers = [_create_optimizer(optimizer, distiller) for optimizer in optimizers]
     stages = [
         _Stage(
             name=f"hint_{i}" if in_turn else "hint",
@@ -156,7 +158,7 @@ def fit_stagewise(
             active_hints=turn,
             epochs=hint_epochs,
             optimizer=optimizers[i],
-            callbacks=listed(callbacks) + listed(hint_callbacks),
+            callbacks=list_callbacks(callbacks) + list_callbacks(hint_callbacks),
             best=judge_hint and BestWeights(*judge_hint),
         )
         for i, turn in enumerate(turns)
@@ -168,7 +170,7 @@ def fit_stagewise(
             active_hints=everything,
             epochs=kd_epochs,
             optimizer=optimizers[-1],
-            callbacks=listed(callbacks) + listed(kd_callbacks),
+            callbacks=list_callbacks(callbacks) + list_callbacks(kd_callbacks),
             best=judge_kd and BestWeights(*judge_kd),
         )
     )
@@ -176,17 +178,17 @@ def fit_stagewise(
         distiller.learning_rate_factor = learning_rate_factor
     kwargs = {"x": x, "y": y, "validation_data": validation_data, **kwargs}
     data = (x, y, kwargs.get("sample_weight"))
-    dry_run.rehearse(
-        distiller, stage, data, validation_data, judge_kd and judge_kd[0]
-    )
+    dry_run.dry_run(distiller, stage, data, validation_data, judge_kd and judge_kd[0])
     try:
-        histories = [_fit(distiller, one, checkpoint_dir, kwargs) for one in stages]
+        histories = [
+            _fit_stage(distiller, one, checkpoint_dir, kwargs) for one in stages
+        ]
     finally:
         distiller.active_hints = everything
-    return StagewiseHistory(_joined(histories[:-1]), histories[-1])
+    return StagewiseHistory(_join_histories(histories[:-1]), histories[-1])
 
 
-def _fit(
+def _fit_stage(
     distiller: Distiller, stage: _Stage, checkpoint_dir: Any, kwargs: dict[str, Any]
 ) -> keras.callbacks.History:
     """One stage, from its last checkpoint on if there is one."""
@@ -202,7 +204,7 @@ def _fit(
     callbacks = [*stage.callbacks, *([stage.best] if stage.best else [])]
     if checkpoint_dir is None:
         return distiller.fit(**kwargs, epochs=stage.epochs, callbacks=callbacks)
-    settings = _identity(distiller, stage, kwargs)
+    settings = _describe_run(distiller, stage, kwargs)
     directory = Path(checkpoint_dir) / stage.name
     checkpoint = StageCheckpoint(directory, distiller, callbacks, settings)
     checkpoint.restore()
@@ -217,12 +219,12 @@ def _fit(
             initial_epoch=checkpoint.epoch,
             callbacks=[*callbacks, checkpoint],
         )
-        history = _joined([history, now])
+        history = _join_histories([history, now])
         checkpoint.finish()
     return history
 
 
-def _identity(
+def _describe_run(
     distiller: Distiller, stage: _Stage, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """What a run must have in common with the one that it goes on from."""
@@ -242,17 +244,17 @@ def _identity(
         "weights": [[w.name, list(w.shape)] for w in distiller.weights],
         "teacher": distiller.teacher.fingerprint(),
         "optimizer": type(stage.optimizer).__name__,
-        **_described(stage.optimizer),
+        **_describe_optimizer(stage.optimizer),
         **distiller.initial,
         **schedules,
         "learning_rate_factor": distiller.learning_rate_factor,
         "monitor": stage.best and stage.best.monitor,
         "batch_size": kwargs.get("batch_size"),
-        "size of the data": _size(kwargs["x"]),
+        "size of the data": _measure_size(kwargs["x"]),
     }
 
 
-def _size(x: Any) -> Any:
+def _measure_size(x: Any) -> Any:
     """The number of samples, or of batches in a dataset, as far as it is known."""
     if isinstance(x, tf.data.Dataset):
         return int(x.cardinality())
@@ -261,7 +263,9 @@ def _size(x: Any) -> Any:
     return [len(array) for array in keras.tree.flatten(x)]
 
 
-def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
+def _create_optimizer(
+    optimizer: Any, distiller: Distiller
+) -> keras.optimizers.Optimizer:
     """A new optimizer of the same configuration, scaling the loss where that is due."""
     with distiller.distribute_strategy.scope():
         if isinstance(optimizer, str):
@@ -279,20 +283,22 @@ def _fresh(optimizer: Any, distiller: Distiller) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def _described(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+def _describe_optimizer(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     """The optimizer's configuration but for its name, which counts its kind up."""
     config = optimizer.get_config()
     return {f"optimizer's {key}": config[key] for key in config.keys() - {"name"}}
 
 
-def _compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
+def _restore_compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
     """As it was compiled, whatever has become of its learning rate since."""
     config = distiller.get_compile_config()["optimizer"]
     own = type(distiller.optimizer)
     return keras.optimizers.deserialize(config, custom_objects={own.__name__: own})
 
 
-def _joined(histories: Sequence[keras.callbacks.History]) -> keras.callbacks.History:
+def _join_histories(
+    histories: Sequence[keras.callbacks.History],
+) -> keras.callbacks.History:
     joined = keras.callbacks.History()
     joined.history, joined.epoch = {}, []
     for history in histories:

@@ -9,23 +9,23 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_fitnets.training import dry_run
-from keras_fitnets.distillation.validate_data import unpacked
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import Hint
-from keras_fitnets.distillation.hints import hint_pairs
+from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
-from keras_fitnets.tuning.shared_stages import Sharing
+from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.training import dry_run
 from keras_fitnets.tuning.search_space import NO_HINT
-from keras_fitnets.tuning.search_space import candidates_of
-from keras_fitnets.tuning.search_space import declare
-from keras_fitnets.tuning.search_space import numbers_of
+from keras_fitnets.tuning.search_space import declare_hyperparameter
+from keras_fitnets.tuning.search_space import parse_candidates
+from keras_fitnets.tuning.search_space import parse_numbers
+from keras_fitnets.tuning.shared_stages import SharedStages
 
 # What moves with λ, τ or the hint, whatever the student is worth.
-MOVING = ("val_loss", "val_kd_loss", "val_hint_loss")
+MOVING_OBJECTIVES = ("val_loss", "val_kd_loss", "val_hint_loss")
 
 
-def fatal(function: Callable[..., Any]) -> Callable[..., Any]:
+def fail_search(function: Callable[..., Any]) -> Callable[..., Any]:
     """What is wrong with arguments ends the search; else it would fail each trial."""
 
     @functools.wraps(function)
@@ -129,13 +129,15 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         super().__init__(name, tunable)
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.build_student = _function("build_student", build_student)
-        self.candidates = candidates_of(hints, self.teacher.models)
+        self.candidates = parse_candidates(hints, self.teacher.models)
         self.numbers = {
-            "lambda": numbers_of("lambda_", lambda_, "non-negative"),
-            "temperature": numbers_of("temperature", temperature),
-            "learning_rate": numbers_of("learning_rate", learning_rate),
+            "lambda": parse_numbers("lambda_", lambda_, "non-negative"),
+            "temperature": parse_numbers("temperature", temperature),
+            "learning_rate": parse_numbers("learning_rate", learning_rate),
         }
-        self.hint_learning_rate = numbers_of("hint_learning_rate", hint_learning_rate)
+        self.hint_learning_rate = parse_numbers(
+            "hint_learning_rate", hint_learning_rate
+        )
         self.loss = loss
         self.metrics = metrics
         named = isinstance(optimizer, str)
@@ -144,18 +146,22 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         self.seed = seed
         self.directory = directory
         self.options = options
-        self._sharing = Sharing(self.teacher, [*self.candidates.values()], seed)
+        self._shared_stages = SharedStages(
+            self.teacher, [*self.candidates.values()], seed
+        )
         self._executions: collections.Counter[str] = collections.Counter()
 
     def build(self, hp: Any) -> keras.Model:
         """The student of some hyperparameters, compiled and untrained."""
         for name, space in self.numbers.items():
-            declare(hp, name, space)
-        declare(hp, "hint", [*self.candidates])
+            declare_hyperparameter(hp, name, space)
+        declare_hyperparameter(hp, "hint", [*self.candidates])
         hinted = [name for name in self.candidates if name != NO_HINT]
         if hinted:
             with hp.conditional_scope("hint", hinted):
-                declare(hp, "hint_learning_rate", self.hint_learning_rate)
+                declare_hyperparameter(
+                    hp, "hint_learning_rate", self.hint_learning_rate
+                )
         keras.utils.set_random_seed(self.seed)
         student = self.build_student(hp)
         if not isinstance(student, keras.Model):
@@ -167,7 +173,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         self._compile(student, keras.optimizers.SGD(hp.get("learning_rate")))
         return student
 
-    @fatal
+    @fail_search
     def fit(
         self,
         hp: Any,
@@ -212,7 +218,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         # KerasTuner's own callback knows it; without one this is no trial.
         own = next((c for c in callbacks if hasattr(c, "tuner")), None)
         monitors = _monitors(own.tuner, validation_data) if own else []
-        pairs = hint_pairs(self.candidates[hp.get("hint")], self.teacher.models, model)
+        pairs = parse_hints(self.candidates[hp.get("hint")], self.teacher.models, model)
         # A regressor that was given as a layer is not to go from trial to trial.
         hints = [Hint.from_config(pair.get_config()) for pair in pairs]
         with model.distribute_strategy.scope():
@@ -222,21 +228,23 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         data: tuple[Any, ...] = (x, y, sample_weight)
         folder = self._folder(own)
         if folder is not None:
-            keep = functools.partial(self._sharing.taught, folder, distiller=distiller)
+            keep = functools.partial(
+                self._shared_stages.cached_dataset, folder, distiller=distiller
+            )
             size = {"batch_size": batch_size, "verbose": verbose}
             data = (keep("training", data=data, shuffle=shuffle, **size), None, None)
             if validation_data is not None:
-                given = unpacked("`validation_data`", validation_data)
+                given = unpack_batch("`validation_data`", validation_data)
                 validation_data = keep("validation", data=given, shuffle=False, **size)
             batch_size, shuffle = None, False
         for monitor in monitors:
-            dry_run.rehearse(distiller, "kd", data, validation_data, monitor)
+            dry_run.dry_run(distiller, "kd", data, validation_data, monitor)
         options |= {"x": data[0], "y": data[1], "sample_weight": data[2]}
         options |= {"validation_data": validation_data, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "verbose": verbose}
         if hints and not initial_epoch:
             optimizer = self._optimizer(hp.get("hint_learning_rate"))
-            self._sharing.first_stage(
+            self._shared_stages.train_hint_stage(
                 *(folder, distiller, optimizer, hint_epochs, options)
             )
         distiller.stage = "kd"
@@ -249,7 +257,10 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             **options,
             epochs=epochs,
             initial_epoch=initial_epoch,
-            callbacks=[*annealing, *(_seeing(model, one) for one in callbacks)],
+            callbacks=[
+                *annealing,
+                *(_redirect_to_student(model, one) for one in callbacks),
+            ],
         )
 
     def _compile(self, model: keras.Model, optimizer: Any) -> None:
@@ -301,7 +312,7 @@ def _monitors(tuner: Any, validation_data: Any) -> list[str]:
     objective = tuner.oracle.objective
     names = [*getattr(objective, "name_to_direction", [objective.name])]
     for name in names:
-        if name in MOVING or not name.startswith("val_"):
+        if name in MOVING_OBJECTIVES or not name.startswith("val_"):
             raise ValueError(
                 f"Trials cannot be compared by the objective {name!r}: λ, τ and the "
                 "hint are factors of the losses, so that a trial with a small λ has a "
@@ -322,7 +333,7 @@ def _monitors(tuner: Any, validation_data: Any) -> list[str]:
     return names
 
 
-def _seeing(student: keras.Model, callback: Any) -> Any:
+def _redirect_to_student(student: keras.Model, callback: Any) -> Any:
     """KerasTuner's own callbacks see the student: it is what they are to save."""
     if not type(callback).__module__.startswith("keras_tuner."):
         return callback

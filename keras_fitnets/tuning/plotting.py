@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from keras_fitnets.utils.figures import blank
 from keras_fitnets.tuning.search_space import NO_HINT
+from keras_fitnets.utils.figures import create_figure
 
 
 def plot(tuner: Any, path: Any = None) -> Any:
@@ -48,7 +48,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
     scores = [trial.score for trial in trials]
     values = [trial.hyperparameters.values for trial in trials]
     hints = sorted({value["hint"] for value in values})
-    figure = blank(1.8 + 3.0 * len(hints), 3.6)
+    figure = create_figure(1.8 + 3.0 * len(hints), 3.6)
     from matplotlib import colors
     from matplotlib import ticker
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import keras
 
-from keras_fitnets.inspection import graph
 from keras_fitnets.distillation.hints import check_member
-from keras_fitnets.distillation.hints import hint_pairs
-from keras_fitnets.losses import check_number
+from keras_fitnets.distillation.hints import parse_hints
+from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import check_number
 
 NO_HINT = "none"
 
 
-def numbers_of(argument: str, given: Any, sign: str = "positive") -> Any:
+def parse_numbers(argument: str, given: Any, sign: str = "positive") -> Any:
     """A range `(low, high)`, a list of values, or one value, of floats.
 
     Raises:
@@ -38,7 +38,7 @@ def numbers_of(argument: str, given: Any, sign: str = "positive") -> Any:
     return values[0]
 
 
-def declare(hp: Any, name: str, space: Any) -> None:
+def declare_hyperparameter(hp: Any, name: str, space: Any) -> None:
     """Register numbers, or a list of words, as a hyperparameter."""
     if isinstance(space, list) and len(space) > 1:
         hp.Choice(name, space)
@@ -50,7 +50,7 @@ def declare(hp: Any, name: str, space: Any) -> None:
         hp.Fixed(name, space[0] if isinstance(space, list) else space)
 
 
-def candidates_of(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
+def parse_candidates(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
     """The candidates for a Distiller's `hints`, by name.
 
     Raises:
@@ -60,7 +60,7 @@ def candidates_of(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
     given = hints if isinstance(hints, list) else [hints]
     named: dict[str, Any] = {}
     for candidate in given:
-        name = _name(candidate, members)
+        name = _name_candidate(candidate, members)
         if candidate in named.values():
             raise ValueError(
                 f"`hints` must hold each candidate once; received {candidate!r} twice."
@@ -75,14 +75,14 @@ def candidates_of(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
     return named
 
 
-def _name(candidate: Any, members: Sequence[keras.Model]) -> str:
+def _name_candidate(candidate: Any, members: Sequence[keras.Model]) -> str:
     if candidate is None:
         return NO_HINT
     if isinstance(candidate, str) and candidate == "middle":
         return candidate
     # Words are refused before the student would be looked at.
-    pairs = hint_pairs(candidate, members, members[0])
+    pairs = parse_hints(candidate, members, members[0])
     for hint in pairs:
         check_member(hint, members)
-        graph.layer_at(members[hint.member], hint.hint_layer)
+        graph.find_layer(members[hint.member], hint.hint_layer)
     return " + ".join(f"{hint.hint_layer} -> {hint.guided_layer}" for hint in pairs)

@@ -10,15 +10,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_cache import cache_teacher
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.distillation.hints import hint_pairs
-from keras_fitnets.cache.storage import alone
-from keras_fitnets.training.stagewise import fit_stagewise
+from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.training.stagewise import fit_stagewise
 
 
-class Sharing:
+class SharedStages:
     """The teacher's outputs, and first stages, for all trials and processes.
 
     Args:
@@ -34,7 +34,7 @@ class Sharing:
         # The last data of each kind, and what was made of them in this process.
         self._known: dict[Any, tuple[Sequence[Any], Any]] = {}
 
-    def taught(
+    def cached_dataset(
         self,
         folder: Path,
         kind: str,
@@ -48,9 +48,9 @@ class Sharing:
         if hasattr(data[0], "replay"):
             return data[0]
         key = (folder, kind, batch_size, shuffle)
-        known, taught = self._known.get(key, ((), None))
+        known, cached = self._known.get(key, ((), None))
         if known and all(map(operator.is_, known, data)):
-            return taught
+            return cached
         dataset = data[0]
         if not isinstance(dataset, tf.data.Dataset):
             arrays = tuple(array for array in data if array is not None)
@@ -59,19 +59,19 @@ class Sharing:
         layers = {
             (hint.hint_layer, hint.member)
             for candidate in self._candidates
-            for hint in hint_pairs(candidate, models, student)
+            for hint in parse_hints(candidate, models, student)
         }
-        taught = cache_teacher(
+        cached = cache_teacher(
             *(distiller, dataset, folder / f"teacher's outputs, {kind}"),
             hint_layers=sorted(layers),
             shuffle=shuffle,
             seed=self._seed,
             verbose=verbose,
         )
-        self._known[key] = (data, taught)
-        return taught
+        self._known[key] = (data, cached)
+        return cached
 
-    def first_stage(
+    def train_hint_stage(
         self,
         folder: Path | None,
         distiller: Distiller,
@@ -84,7 +84,7 @@ class Sharing:
         if folder is not None:
             key = self._key(distiller, optimizer, epochs, options)
             folder = folder / "first stages" / key
-            waiting = alone(folder, options["verbose"])
+            waiting = exclusive_lock(folder, options["verbose"])
         with waiting:
             fit_stagewise(
                 distiller,
