@@ -17,7 +17,7 @@ test: check
 	$(BIN)/python -m pytest
 
 test-lowest: .venv-lowest/installed
-	$(LOWEST)/python -m pytest $(NEWEST:%=--ignore tests/test_%.py)
+	$(LOWEST)/python -m pytest $(NEWEST:%=--ignore tests/project/test_%.py)
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -40,7 +40,7 @@ format: .venv/installed
 	$(BIN)/ruff format
 
 notebooks: .venv/installed
-	$(BIN)/python tests/notebooks.py quickstart search hints
+	$(BIN)/python tests/project/notebooks.py quickstart search hints
 
 clean:
 	rm -rf .venv .venv-lowest .venv-wheel build dist site

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["MPLBACKEND"] = "Agg"
@@ -12,6 +13,11 @@ import pytest
 import tensorflow as tf
 
 FAKE_DEVICES = 4
+# Programs that a test starts find the modules that tests share, as tests do.
+HERE = str(Path(__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [HERE, os.environ.get("PYTHONPATH")])
+)
 
 
 def pytest_configure(config):

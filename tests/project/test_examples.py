@@ -14,7 +14,7 @@ import pytest
 
 import keras_fitnets  # noqa: F401 - registers the layers of the saved student
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--teacher-epochs", "2", "--hint-epochs", "2", "--kd-epochs", "3"]
 SHORT += ["--batch-size", "512"]
 DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]

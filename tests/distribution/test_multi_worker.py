@@ -2,27 +2,16 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
+from loopback import addresses
 
 HERE = Path(__file__).parent
 SECONDS = 240
-
-
-def addresses(count):
-    """So many free ports on this machine."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    found = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    return found
 
 
 def start(folder, workers, index, **config):

@@ -1,4 +1,4 @@
-"""Makes notebooks from their text and runs them: `python tests/notebooks.py NAME...`"""
+"""Make notebooks from their text and run them: `make notebooks`."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # What TensorFlow says of the machine as it starts, which no variable silences.
 OF_TENSORFLOW = re.compile(
     r"([IWE]\d{4} |WARNING: All log messages|To enable the foll)"

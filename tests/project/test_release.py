@@ -14,7 +14,7 @@ else:
     # pytest itself needs it on Python 3.10.
     import tomli as tomllib
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 
 
 def read(path):

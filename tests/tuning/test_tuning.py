@@ -18,7 +18,7 @@ import searching
 import tensorflow as tf
 import tiny
 from keras_tuner.errors import FatalError
-from test_multi_worker import addresses
+from loopback import addresses
 
 import keras_fitnets as kf
 from keras_fitnets.tuning import search_space

@@ -10,7 +10,7 @@ import pytest
 
 import keras_fitnets as kf
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--images", "64", "--teacher-epochs", "1", "--epochs", "2"]
 SHORT += ["--hint-epochs", "1", "--folder", "."]
 

@@ -13,7 +13,7 @@ from sphinx.cmd.build import build_main
 
 import keras_fitnets
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 PAGES = [*sorted((HERE / "docs").glob("*.md")), HERE / "CONTRIBUTING.md"]
 COMMAND = re.compile(r"sphinx-build (.*) docs site$", re.MULTILINE)
 NETWORK = re.compile(

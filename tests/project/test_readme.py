@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Searches of fewer and shorter trials.
 SHORT = {r"max_trials=\d+": "max_trials=1", r"epochs=\d+": "epochs=1"}
