@@ -143,9 +143,10 @@ def _measure_size(
     found: dict[str, int | None] = {"parameters": None, "multiplications": None}
     # What `export_student` returns is a path that knows the counts of its network.
     if isinstance(model, os.PathLike) and hasattr(model, "multiplications"):
+        counts: Any = model
         found = {
-            "parameters": model.parameters,
-            "multiplications": model.multiplications,
+            "parameters": counts.parameters,
+            "multiplications": counts.multiplications,
         }
     elif ready.network is not None:
         found["parameters"] = ready.network.count_params()
