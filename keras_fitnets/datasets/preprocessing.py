@@ -163,7 +163,7 @@ class ZCAWhitening(keras.layers.Layer):
 
 
 def _unknown(shape: Any, dtype: Any = None) -> Any:
-    return ops.outputs_and_features(shape, float("nan"), dtype)
+    return ops.full(shape, float("nan"), dtype)
 
 
 def _batches(data: Any, batch_size: int) -> Any:

@@ -612,7 +612,7 @@ def test_hints_are_rounded_once_and_the_effect_is_told(tmp_path, capsys):
 
 def test_a_hint_beyond_float16_is_refused_and_float32_holds_it(tmp_path):
     teacher = network(5)
-    teacher.get_layer("high").bias.assign(np.outputs_and_features(5, 1e5))
+    teacher.get_layer("high").bias.assign(np.full(5, 1e5))
     with pytest.raises(
         ValueError, match='exceeds what float16 .* hint_dtype="float32"'
     ):
@@ -627,7 +627,7 @@ def test_a_hint_beyond_float16_is_refused_and_float32_holds_it(tmp_path):
 def test_a_teacher_that_says_nan_is_refused(layer, tmp_path):
     teacher = network(5)
     weight = teacher.get_layer(layer).bias
-    weight.assign(np.outputs_and_features(weight.shape, np.nan))
+    weight.assign(np.full(weight.shape, np.nan))
     with pytest.raises(ValueError, match="NaN or infinity"):
         cached(distiller(teacher, ("low", "low")), batches(*data()), tmp_path)
 
@@ -637,7 +637,7 @@ def test_a_teacher_that_says_nan_is_refused(layer, tmp_path):
 
 def retrained():
     teacher = network(5)
-    teacher.get_layer("low").bias.assign_add(np.outputs_and_features(5, 1e-6))
+    teacher.get_layer("low").bias.assign_add(np.full(5, 1e-6))
     return distiller(teacher)
 
 

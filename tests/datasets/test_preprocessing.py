@@ -48,12 +48,12 @@ def test_contrast_is_that_of_the_reference(scale, bias):
 
 @pytest.mark.parametrize("grey", [0.0, 0.3, 1.0, 255.0])
 def test_an_image_of_one_grey_becomes_nothing(grey):
-    x = np.outputs_and_features((2, 32, 32, 3), grey, "float32")
+    x = np.full((2, 32, 32, 3), grey, "float32")
     assert not np.asarray(GlobalContrastNormalization()(x)).any()
 
 
 def test_a_faint_image_does_not():
-    x = np.outputs_and_features((1, 32, 32, 3), 0.5, "float32")
+    x = np.full((1, 32, 32, 3), 0.5, "float32")
     x[0, 0, 0, 0] += 1 / 255
     found = np.asarray(GlobalContrastNormalization()(x))
     np.testing.assert_allclose(found, normalized(x, 55.0, 0.0), rtol=1e-3, atol=1e-3)
@@ -149,7 +149,7 @@ def test_they_ship_inside_the_student_and_are_not_trained(tmp_path):
         (lambda: ZCAWhitening()(keras.Input((None, 4, 3))), "images of a fixed shape"),
         (lambda: ZCAWhitening().adapt(np.zeros((0, 2, 2, 1))), "received none"),
         (
-            lambda: ZCAWhitening().adapt(np.outputs_and_features((3, 2, 2, 1), np.nan)),
+            lambda: ZCAWhitening().adapt(np.full((3, 2, 2, 1), np.nan)),
             "NaN or infin",
         ),
         (lambda: ZCAWhitening(0.0).adapt(images(10)), "never vary.*Pass a positive"),

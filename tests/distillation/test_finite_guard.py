@@ -146,7 +146,7 @@ def test_a_weight_that_holds_nan_is_named(of):
     model = distiller("kd")
     network = model.student if of == "student" else model.teacher.models[0]
     kernel = network.get_layer("out").kernel
-    kernel.assign(np.outputs_and_features(kernel.shape, np.nan))
+    kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(FloatingPointError) as caught:
         fit(model, *data(), kf.CheckNumerics())
     assert f"Weights that hold it: {kernel.path}" in str(caught.value)
@@ -163,7 +163,7 @@ def test_an_update_that_overflows_is_undone():
             10 * x,
             y,
             kf.CheckNumerics(),
-            sample_weight=np.outputs_and_features(SAMPLES, 100.0),
+            sample_weight=np.full(SAMPLES, 100.0),
         )
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 

@@ -180,7 +180,7 @@ def test_the_losses_add_no_error_to_what_the_networks_give(teacher, student):
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_that_float16_would_lose_arrive(stage):
     x, y = tiny.data()
-    small = np.outputs_and_features(len(x), 2.0**-24, "float32")
+    small = np.full(len(x), 2.0**-24, "float32")
     unscaled, distiller = (
         distil(
             student="mixed_float16",
@@ -337,7 +337,7 @@ def test_confident_units_that_agree_keep_their_loss_and_gradient():
 def test_float64_probabilities_are_read_down_to_the_smallest():
     logits = np.array([[0.0, -600.0], [3.0, -300.0]])
     values = kf.soft_target_crossentropy(
-        np.outputs_and_features((2, 2), 0.5),
+        np.full((2, 2), 0.5),
         reference.probabilities(logits),
         temperature=100.0,
         from_logits=False,

@@ -173,7 +173,7 @@ def test_what_an_optimizer_does_to_gradients_it_does_to_those_of_all(optimizer):
 
 def test_an_overflow_on_one_replica_skips_the_step_on_all():
     """The gradient of replica 0 is finite: Keras would look at that one alone."""
-    weight = np.outputs_and_features(BATCH, 1.0, "float32")
+    weight = np.full(BATCH, 1.0, "float32")
     weight[-1] = 1e38
     dataset = tf.data.Dataset.from_tensors((*data(BATCH), weight))
     with STRATEGIES[2].scope():

@@ -453,7 +453,7 @@ def softmax_network():
 
 def broken_network():
     network = softmax_network()
-    network.set_weights([np.outputs_and_features((4, 2), np.nan), np.zeros(2)])
+    network.set_weights([np.full((4, 2), np.nan), np.zeros(2)])
     return network
 
 

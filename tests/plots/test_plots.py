@@ -379,8 +379,8 @@ X, Y = tiny.data()
     ("options", "error", "message"),
     [
         ({"y": Y[:5]}, ValueError, "of shape (5, 3)"),
-        ({"y": np.outputs_and_features(8, 3)}, ValueError, "from 3 to 3"),
-        ({"y": np.outputs_and_features(8, 0.5)}, ValueError, "from 0.5 to 0.5"),
+        ({"y": np.full(8, 3)}, ValueError, "from 3 to 3"),
+        ({"y": np.full(8, 0.5)}, ValueError, "from 0.5 to 0.5"),
         ({"y": ["a"] * 8}, ValueError, "the number of one of 3 classes"),
         ({"lambdas": []}, ValueError, "one to five values"),
         ({"lambdas": range(6)}, ValueError, "one to five values"),

@@ -218,8 +218,8 @@ def test_an_output_without_units_is_one_unit():
 
 def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
     right = np.array([True, True, True, False])
-    assert quality.calibration_error(np.outputs_and_features(4, 0.75), right) == 0
-    assert quality.calibration_error(np.outputs_and_features(4, 1.0), right) == 0.25
+    assert quality.calibration_error(np.full(4, 0.75), right) == 0
+    assert quality.calibration_error(np.full(4, 1.0), right) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -315,9 +315,7 @@ def first_label(x, y):
 
 def broken():
     network = tiny.network()
-    network.set_weights(
-        [np.outputs_and_features(w.shape, np.nan) for w in network.get_weights()]
-    )
+    network.set_weights([np.full(w.shape, np.nan) for w in network.get_weights()])
     return network
 
 
@@ -371,7 +369,7 @@ def embedding():
         ),
         (
             {"a": embedding()},
-            {"data": np.outputs_and_features((2, 4), 9)},
+            {"data": np.full((2, 4), 9)},
             ValueError,
             "Network 'sequential.*' fails when it is run: .* not in .0, 9",
         ),

@@ -345,9 +345,7 @@ def test_a_dataset_without_labels_serves_without_a_label_loss():
 def test_sample_weights_are_for_both_stages():
     logs = {}
     for weight in (1.0, 3.0):
-        history = train(
-            distiller(still()), 1, 1, sample_weight=np.outputs_and_features(8, weight)
-        )
+        history = train(distiller(still()), 1, 1, sample_weight=np.full(8, weight))
         logs[weight] = {
             **history.hint.history,
             **{name: history.kd.history[name] for name in ("label_loss", "kd_loss")},
