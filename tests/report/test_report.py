@@ -12,8 +12,8 @@ from keras import layers
 
 import keras_fitnets as kf
 from keras_fitnets.report import timing
+from keras_fitnets.runtimes import predictions
 from keras_fitnets.runtimes.runner import load_runner
-from keras_fitnets.runtimes.runner import quality
 
 
 def sequential(shape, *inner):
@@ -157,14 +157,19 @@ def test_softmax_outputs_are_judged_as_by_hand(from_logits):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(scale=3, size=(500, 4)), rng.integers(4, size=500)
     p = softmax(logits)
-    judged = quality.judged(logits if from_logits else p, "softmax", from_logits)
+    judged = predictions.to_predictions(
+        logits if from_logits else p, "softmax", from_logits
+    )
     np.testing.assert_array_equal(judged.choices, p.argmax(-1))
     np.testing.assert_allclose(judged.confidence, p.max(-1), rtol=1e-12)
     for given in (labels, labels[:, None], np.eye(4)[labels]):
-        correct = judged.choices == quality.as_choices(given, judged)
+        correct = judged.choices == predictions.labels_to_classes(given, judged)
         assert correct.mean() == np.mean(p.argmax(-1) == labels)
     expected = naive_calibration_error(p.max(-1), p.argmax(-1) == labels)
-    assert abs(quality.calibration_error(judged.confidence, correct) - expected) < 1e-12
+    assert (
+        abs(predictions.calibration_error(judged.confidence, correct) - expected)
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("from_logits", [True, False])
@@ -174,14 +179,18 @@ def test_sigmoid_outputs_are_judged_as_by_hand(from_logits, units):
     logits = rng.normal(scale=3, size=(300, units))
     labels = rng.integers(2, size=(300, units))
     p = 1 / (1 + np.exp(-logits))
-    judged = quality.judged(logits if from_logits else p, "sigmoid", from_logits)
+    judged = predictions.to_predictions(
+        logits if from_logits else p, "sigmoid", from_logits
+    )
     np.testing.assert_array_equal(judged.choices, p > 0.5)
     expected = np.where(p > 0.5, p, 1 - p)
     np.testing.assert_allclose(judged.confidence, expected, rtol=1e-12)
-    correct = judged.choices == quality.as_choices(labels, judged)
+    correct = judged.choices == predictions.labels_to_classes(labels, judged)
     assert correct.mean() == np.mean((p > 0.5) == labels)
     error = naive_calibration_error(expected.ravel(), correct.ravel())
-    assert abs(quality.calibration_error(judged.confidence, correct) - error) < 1e-12
+    assert (
+        abs(predictions.calibration_error(judged.confidence, correct) - error) < 1e-12
+    )
 
 
 def test_probabilities_in_256_steps_are_told_from_logits():
@@ -189,8 +198,8 @@ def test_probabilities_in_256_steps_are_told_from_logits():
     steps = np.round(256 * softmax(logits)) / 256
     # So far off that fewer units would take them for logits.
     assert np.abs(steps.sum(-1) - 1).max() > 0.05
-    assert quality.look_like_probabilities(steps, "softmax")
-    assert not quality.look_like_probabilities(steps[:, :10], "softmax")
+    assert predictions.is_probability_like(steps, "softmax")
+    assert not predictions.is_probability_like(steps[:, :10], "softmax")
 
 
 class OneNumber(keras.Model):
@@ -218,8 +227,8 @@ def test_an_output_without_units_is_one_unit():
 
 def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
     right = np.array([True, True, True, False])
-    assert quality.calibration_error(np.full(4, 0.75), right) == 0
-    assert quality.calibration_error(np.full(4, 1.0), right) == 0.25
+    assert predictions.calibration_error(np.full(4, 0.75), right) == 0
+    assert predictions.calibration_error(np.full(4, 1.0), right) == 0.25
 
 
 @pytest.mark.parametrize(
