@@ -8,13 +8,21 @@ LOWEST := .venv-lowest/bin
 # versions will do.
 NEWEST := benchmarks docs examples fuzz notebooks release reliability studies
 
-.PHONY: demo test test-lowest check docs wheel format notebooks clean
+.PHONY: demo test test-fast test-lowest coverage check docs wheel format notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
 
 test: check
 	$(BIN)/python -m pytest
+
+# All but the tests that are marked slow, for the time between two edits.
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+# Lines and branches that the tests run, in the processes that they start as well.
+coverage: .venv/installed
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=json:coverage.json
 
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest $(NEWEST:%=--ignore tests/project/test_%.py)
@@ -43,7 +51,7 @@ notebooks: .venv/installed
 	$(BIN)/python tests/project/notebooks.py quickstart search hints
 
 clean:
-	rm -rf .venv .venv-lowest .venv-wheel build dist site
+	rm -rf .venv .venv-lowest .venv-wheel build dist site .coverage* coverage.json
 
 # An old pip does not come to an end resolving tensorflow-datasets on Python 3.10.
 %/installed: pyproject.toml requirements.txt setup.py

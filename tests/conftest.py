@@ -39,7 +39,6 @@ def seed():
 
 
 def pytest_collection_modifyitems(items):
-    # First those that take long, in processes of their own: started last, one of them
-    # would keep a worker busy while the other has nothing left.
-    long = ("test_multi_worker", "test_tuning", "test_reliability", "test_examples")
-    items.sort(key=lambda item: not item.path.stem.startswith(long))
+    # Slow tests run first: started last, one of them would keep a worker busy while the
+    # other has nothing left to do.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

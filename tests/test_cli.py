@@ -146,6 +146,7 @@ def environment(monkeypatch):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
 
 
+@pytest.mark.slow
 def test_python_runs_it_as_a_module(environment):
     command = [sys.executable, "-m", "keras_fitnets", "--version"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -154,6 +155,7 @@ def test_python_runs_it_as_a_module(environment):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_installed_command_prints_its_answer_alone(environment, folder):
     # What an installer makes out of the entry point; `make wheel` runs the real one.
     script = folder / "keras-fitnets"

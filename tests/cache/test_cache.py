@@ -804,6 +804,7 @@ def writer(folder, *words):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads)
 
 
+@pytest.mark.slow
 def test_writers_that_are_killed_or_many_leave_one_cache(tmp_path):
     folder = tmp_path / "cache"
     killed = writer(folder, "slowly")

@@ -10,6 +10,9 @@ import tensorflow as tf
 
 import keras_fitnets as kf
 
+# XLA takes seconds to compile a step.
+pytestmark = pytest.mark.slow
+
 SAMPLES = 8
 STAGES = ("hint", "kd", "joint")
 # What runs on the host, or gives results whose shape their values decide.

@@ -8,7 +8,11 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 from loopback import addresses
+
+# Each test starts Python and TensorFlow several times.
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 SECONDS = 240

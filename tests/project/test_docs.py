@@ -50,6 +50,7 @@ def public_names():
             yield found.name
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_place(site):
     _, body = (site / "objects.inv").read_bytes().split(b"zlib.\n", 1)
     places = {line.split()[0] for line in zlib.decompress(body).decode().splitlines()}
@@ -57,12 +58,14 @@ def test_every_public_name_has_a_place(site):
     assert "keras_fitnets.tuning.FitNetHyperModel" in places
 
 
+@pytest.mark.slow
 def test_what_keras_documents_is_not_repeated(site):
     text = (site / "reference.html").read_text(encoding="utf-8")
     assert 'id="keras_fitnets.Distiller.taught"' in text
     assert 'id="keras_fitnets.Distiller.summary"' not in text
 
 
+@pytest.mark.slow
 def test_each_page_is_there(site):
     for page in PAGES[:-1]:
         title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
@@ -71,6 +74,7 @@ def test_each_page_is_there(site):
         assert f"<h1>{title}<" in built
 
 
+@pytest.mark.slow
 def test_a_page_reads_nothing_from_the_network(site):
     files = [*site.rglob("*.html"), *site.rglob("*.css")]
     assert len(list(site.glob("*.html"))) > len(PAGES)

@@ -14,6 +14,9 @@ import pytest
 
 import keras_fitnets  # noqa: F401 - registers the layers of the saved student
 
+# Each test starts Python and TensorFlow, and trains.
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--teacher-epochs", "2", "--hint-epochs", "2", "--kd-epochs", "3"]
 SHORT += ["--batch-size", "512"]

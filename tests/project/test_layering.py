@@ -98,6 +98,7 @@ def test_nothing_private_of_keras_is_imported(source):
     assert not [dotted for dotted in imports(source) if "keras.src" in dotted]
 
 
+@pytest.mark.slow
 def test_importing_the_package_needs_no_late_one():
     # Keras itself imports some of these where they are: hence made absent here.
     program = f"import sys; sys.modules.update(dict.fromkeys({LATE})); import {NAME}"

@@ -54,6 +54,7 @@ def test_it_was_run_from_its_top_to_its_end(name):
     assert "/home/" not in shown and "/tmp/" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_it_runs_in_a_short_setting(name, tmp_path):
     found = committed(name)

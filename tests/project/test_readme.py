@@ -32,11 +32,13 @@ def run(path, namespace, short):
         exec(compile(padding + code, str(path), "exec"), namespace)
 
 
+@pytest.mark.slow
 def test_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(HERE / "README.md", {"__name__": "readme"}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((HERE / "docs").glob("*.md")), ids=str)
 def test_a_page_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -38,7 +38,8 @@ def test_the_workflow_runs_everything_on_every_python():
 
 
 def test_ci_runs_what_a_person_runs():
-    targets = re.findall(r"^make (\S+)$", read(".ci/run"), re.MULTILINE)
+    [names] = re.findall(r"^for target in (.*); do$", read(".ci/run"), re.MULTILINE)
+    targets = [name for name in names.split() if not name.endswith("installed")]
     assert targets == ["test-lowest", "test", "wheel"]
     for target in targets:
         assert re.search(rf"^{target}:", read("Makefile"), re.MULTILINE)

@@ -6,6 +6,7 @@ from benchmarks import kills
 from benchmarks import long_run
 
 
+@pytest.mark.slow
 def test_killed_five_times_a_run_ends_with_the_same_bits():
     result = kills.main(kills=5, seed=1)
     assert result["kills"] == 5
@@ -17,6 +18,7 @@ def test_kills_are_told_apart_from_an_end():
         kills.compare(0, {"kd": [1.0]}, {"kd": [2.0]})
 
 
+@pytest.mark.slow
 def test_a_long_run_is_traced_once_logged_whole_and_grows_no_memory():
     result = long_run.main(epochs=40)
     assert set(result["traces"].values()) == {1}

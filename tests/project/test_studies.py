@@ -10,6 +10,9 @@ import pytest
 
 import keras_fitnets as kf
 
+# Each test starts Python and TensorFlow, and trains.
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--images", "64", "--teacher-epochs", "1", "--epochs", "2"]
 SHORT += ["--hint-epochs", "1", "--folder", "."]

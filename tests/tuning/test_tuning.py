@@ -475,6 +475,7 @@ def test_what_a_search_knows_is_whole_in_the_instant_of_a_kill(tmp_path, monkeyp
     assert len(completed(searching.tuner(searching.hypermodel(), tmp_path))) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_path):
     process = started(tmp_path, 4)
     wait_for(lambda: [*statuses(tmp_path).values()].count("COMPLETED") == 2, process)
@@ -502,6 +503,7 @@ def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
+@pytest.mark.slow
 def test_a_chief_and_workers_one_of_them_killed(tmp_path, monkeypatch):
     [address] = addresses(1)
     ip, port = address.split(":")
