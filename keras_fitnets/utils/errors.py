@@ -1,6 +1,7 @@
 """Errors of other libraries and missing packages, as sentences."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ def shorten(error: Exception) -> str:
 def import_optional(module: str, package: str, what: str) -> Any:
     """Import a module of the extra `export`."""
     try:
-        return __import__(module, fromlist=["_"])
+        return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
             f"{what} needs {package}, which cannot be imported: {error}. Run "
