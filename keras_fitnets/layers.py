@@ -6,6 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.checks import is_integer
+
+# Ends the error for a wrong number of pieces.
+_PAPER_PIECES = "The paper uses 2 for convolutions and 5 for dense layers."
+
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class Maxout(keras.layers.Layer):
@@ -35,8 +41,8 @@ class Maxout(keras.layers.Layer):
 
     def __init__(self, pieces: int = 2, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.pieces = _check_pieces(pieces)
-        if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
+        self.pieces = check_integer("pieces", pieces, advice=_PAPER_PIECES)
+        if not is_integer(axis, minimum=None) or axis == 0:
             raise ValueError(
                 "`axis` must be the position of the channels, an integer other than 0, "
                 f"which is the batch; received {axis!r}. The last one is -1."
@@ -129,7 +135,9 @@ class HintRegressor(keras.layers.Layer):
             )
         self.kind = kind
         self.activation = _activation(activation)
-        self.pieces = pieces if pieces is None else _check_pieces(pieces)
+        if pieces is not None:
+            pieces = check_integer("pieces", pieces, advice=_PAPER_PIECES)
+        self.pieces = pieces
         if pieces is not None and self.activation is not keras.activations.linear:
             raise ValueError(
                 "A maxout regressor has no other non-linearity; received "
@@ -272,29 +280,17 @@ class HintRegressor(keras.layers.Layer):
             )
 
 
-def _check_pieces(pieces: int) -> int:
-    if isinstance(pieces, bool) or not isinstance(pieces, int) or pieces < 1:
-        raise ValueError(
-            f"`pieces` must be an integer of at least 1; received {pieces!r}. "
-            "The paper uses 2 for convolutions and 5 for dense layers."
-        )
-    return pieces
-
-
 def _check_target_shape(shape: Any) -> tuple[Any, ...]:
     try:
         dimensions = () if isinstance(shape, (dict, set, bytes)) else tuple(shape)
     except TypeError:
         dimensions = ()
-    if not dimensions or any(
-        d is not None and (isinstance(d, bool) or not isinstance(d, int) or d < 1)
-        for d in dimensions
-    ):
+    if not dimensions or not all(d is None or is_integer(d) for d in dimensions):
         raise ValueError(
             "`target_shape` must hold the hint's dimensions without the batch, each a "
             f"positive integer or None; received {shape!r}. For example (8, 8, 64)."
         )
-    return dimensions
+    return tuple(d if d is None else int(d) for d in dimensions)
 
 
 def _check_data_format(argument: str, data_format: Any, default: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.tensors import get_mask
 from keras_fitnets.utils.tensors import upcast_to_float32
@@ -223,12 +224,10 @@ def check_temperature(temperature: Any) -> Any:
 
 def check_activation(activation: str) -> str:
     """The activation, if it is one that soft targets can come from."""
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(
-            f"`activation` must be one of {ACTIVATIONS}; received {activation!r}. Use "
-            '"softmax" for one class out of several, "sigmoid" for independent units.'
-        )
-    return activation
+    meaning = (
+        'Use "softmax" for one class out of several, "sigmoid" for independent units.'
+    )
+    return check_choice("activation", activation, ACTIVATIONS, meaning)
 
 
 def _match_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_fitnets.layers import Maxout
+from keras_fitnets.utils.checks import is_integer
 
 # A pool over all that is left, and none.
 ALL, NONE = 0, 1
@@ -278,8 +279,7 @@ def _plan(network: Any) -> Plan:
 
 def _sizes(argument: str, values: Any, count: int) -> tuple[int, ...]:
     sizes = tuple(values) if isinstance(values, Sequence) else (values,)
-    whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in sizes)
-    if len(sizes) != count or not whole:
+    if len(sizes) != count or not all(is_integer(v) for v in sizes):
         what = "a positive integer" if count == 1 else f"{count} positive integers"
         shown = sizes[0] if len(sizes) == count == 1 else values
         raise ValueError(f"`{argument}` must be {what}; received {shown!r}.")

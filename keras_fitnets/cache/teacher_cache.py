@@ -1,6 +1,5 @@
 """The teacher's outputs on disk, read back as a `tf.data.Dataset`."""
 
-import numbers
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_pass import TeacherPass
 from keras_fitnets.cache.writer import CacheWriter
 from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.utils.checks import check_choice
+from keras_fitnets.utils.checks import check_integer
 
 HINT_DTYPES = ("float16", "float32", "float64")
 
@@ -95,8 +96,8 @@ def cache_teacher(
     ['hint_loss', 'kd_loss', 'label_loss', 'loss']
     """
     _check(distiller, dataset, hint_dtype, augment)
-    _check_count("views", views)
-    _check_count("seed", seed, least=0)
+    check_integer("views", views)
+    check_integer("seed", seed, minimum=0)
     if views > 1 and augment is None:
         raise ValueError(
             f"Without `augment` all views are the same; received views={views}. Pass "
@@ -104,7 +105,7 @@ def cache_teacher(
         )
     source = ExampleSource(distiller, dataset, augment, views)
     batch_size = source.batch_size if batch_size is None else batch_size
-    _check_count("batch_size", batch_size)
+    check_integer("batch_size", batch_size)
     provider = distiller.teacher_outputs.with_layers(_layers(hint_layers))
     teacher_pass = TeacherPass(distiller.teacher, provider, hint_dtype)
     cache = CacheWriter(_local(directory), source, teacher_pass, views)
@@ -135,10 +136,7 @@ def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
             "`dataset` has no end. Leave out `.repeat()`: an epoch is one pass through "
             "the cache."
         )
-    if not isinstance(hint_dtype, str) or hint_dtype not in HINT_DTYPES:
-        raise ValueError(
-            f"`hint_dtype` must be one of {HINT_DTYPES}; received {hint_dtype!r}."
-        )
+    check_choice("hint_dtype", hint_dtype, HINT_DTYPES)
     if augment is not None and not callable(augment):
         raise TypeError(
             "`augment` must be a function of an example's inputs and a seed; received "
@@ -157,14 +155,6 @@ def _layers(layers: Any) -> list[tuple[str, int]]:
                 f"(path, member) in an ensemble; received {layers!r}."
             )
     return pairs
-
-
-def _check_count(name: str, count: Any, least: int = 1) -> None:
-    whole = isinstance(count, numbers.Integral) and not isinstance(count, bool)
-    if not whole or count < least:
-        raise ValueError(
-            f"`{name}` must be a whole number of at least {least}; received {count!r}."
-        )
 
 
 def _local(directory: Any) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.checks import is_integer
 
 
 class Annealing(keras.callbacks.Callback):
@@ -125,8 +126,7 @@ class TemperatureAnnealing(Annealing):
 def _linear(
     start: float, end: float | None, epochs: Any, delay: Any
 ) -> Callable[[int], float]:
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (epochs, delay))
-    if end is None or not whole or epochs < 1 or delay < 0:
+    if end is None or not is_integer(epochs) or not is_integer(delay, minimum=0):
         raise ValueError(
             "Annealing needs start, end, at least one whole epoch and no negative "
             f"delay; received start={start!r}, end={end!r}, epochs={epochs!r}, "

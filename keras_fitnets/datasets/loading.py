@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_fitnets.utils.checks import check_integer
+
 # In the words of tensorflow-datasets; the test images are used once.
 _SPLITS = {
     "digits": ("train", "validation", "test"),
@@ -157,16 +159,8 @@ def _check_arguments(
                 f"`{argument}` must be a string. Received: {argument}={value!r}"
             )
     if batch_size is not None:
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool):
-            raise TypeError(
-                "`batch_size` must be an integer, or None for single samples. "
-                f"Received: batch_size={batch_size!r}"
-            )
-        if batch_size < 1:
-            raise ValueError(
-                "`batch_size` must be at least 1, or None for single samples. "
-                f"Received: batch_size={batch_size}"
-            )
+        advice = "Pass None for single samples."
+        check_integer("batch_size", batch_size, advice=advice)
     if shuffle not in (True, False, None):
         raise TypeError(
             "`shuffle` must be True, False, or None to shuffle training splits. "

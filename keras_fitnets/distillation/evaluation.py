@@ -15,6 +15,7 @@ from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
+from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.tensors import get_mask
 from keras_fitnets.utils.tensors import upcast_to_float32
 
@@ -32,15 +33,7 @@ class EvaluationData:
     """
 
     def __init__(self, owner: str, x: Any, batch_size: int) -> None:
-        if (
-            isinstance(batch_size, bool)
-            or not isinstance(batch_size, int)
-            or batch_size < 1
-        ):
-            raise ValueError(
-                f"`batch_size` must be a whole number of at least 1; received "
-                f"{batch_size!r}."
-            )
+        self._batch_size = check_integer("batch_size", batch_size)
         self._told_as = f"`x` of {owner}"
         flat = [one for one in keras.tree.flatten(unwrap_inputs(x)) if one is not None]
         if not flat or not all(len(getattr(one, "shape", ())) for one in flat):
@@ -56,7 +49,7 @@ class EvaluationData:
                 f"{' and '.join(map(str, sizes))}. Pass some hundred of them."
             )
         self._arrays = _map_present(np.asarray, unwrap_inputs(x))
-        self._size, self._batch_size = sizes[0], batch_size
+        self._size = sizes[0]
 
     def __len__(self) -> int:
         return self._size

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import check_number
 
 
@@ -62,12 +63,8 @@ class Hint:
                 '`regressor` must be "auto", "conv", "dense" or a Keras layer; '
                 f"received {self.regressor!r}."
             )
-        member = self.member
-        if isinstance(member, bool) or not isinstance(member, int) or member < 0:
-            raise ValueError(
-                "`member` must be the position of a network in the ensemble, counted "
-                f"from 0; received {member!r}."
-            )
+        position = "It is a network's position in the ensemble, counted from 0."
+        check_integer("member", self.member, minimum=0, advice=position)
 
     def __repr__(self) -> str:
         said = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"

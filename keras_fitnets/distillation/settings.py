@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 
 STAGES = ("hint", "kd", "joint")
@@ -101,8 +102,7 @@ class Settings(keras.Model):
 
     @stage.setter
     def stage(self, value: str) -> None:
-        if not isinstance(value, str) or value not in STAGES:
-            raise ValueError(f"`stage` must be one of {STAGES}; received {value!r}.")
+        check_choice("stage", value, STAGES)
         if value != "kd" and not self.hints:
             raise ValueError(
                 f'Stage "{value}" needs hints, and this Distiller has none. Pass '

@@ -1,6 +1,5 @@
 """What is wrong with the data of `fit` and `evaluate` is found before they begin."""
 
-import numbers
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from keras_fitnets.distillation.validate_labels import check_labels
 from keras_fitnets.distillation.validate_labels import format_array_shapes
 from keras_fitnets.distillation.validate_labels import get_shape
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import check_integer
 
 
 def check_data(
@@ -131,18 +131,8 @@ def is_source(x: Any) -> bool:
 def _check_counts(options: dict[str, Any]) -> None:
     counts = ("batch_size", "steps_per_epoch", "steps", "validation_steps")
     for name in (*counts, "validation_batch_size"):
-        value = options.get(name)
-        if value is None:
-            continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Integral)
-            or value < 1
-        ):
-            raise ValueError(
-                f"`{name}` must be a whole number of at least 1, or None; received "
-                f"{value!r}."
-            )
+        if options.get(name) is not None:
+            check_integer(name, options[name], advice="Or leave it out.")
 
 
 def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:

@@ -22,6 +22,7 @@ from keras_fitnets.runtimes.predictions import score
 from keras_fitnets.runtimes.runner import get_student
 from keras_fitnets.runtimes.runner import load_keras_model
 from keras_fitnets.runtimes.runner import load_runner
+from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.errors import reraise_as_value_error
 
@@ -137,11 +138,7 @@ def _check(
     tolerance: Any,
     int8_io: Any,
 ) -> None:
-    if quantize not in converters.QUANTIZATIONS:
-        raise ValueError(
-            f"`quantize` must be one of {converters.QUANTIZATIONS}; received "
-            f"{quantize!r}."
-        )
+    check_choice("quantize", quantize, converters.QUANTIZATIONS)
     if quantize is not None and path.suffix not in (".tflite", ".onnx"):
         raise ValueError(
             f"A SavedModel, which '{path}' would be, is not quantised; received "

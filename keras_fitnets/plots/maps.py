@@ -10,6 +10,8 @@ from keras_fitnets.distillation.evaluation import EvaluationData
 from keras_fitnets.distillation.evaluation import StudentEvaluator
 from keras_fitnets.inspection import activations
 from keras_fitnets.utils import figures
+from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.checks import is_integer
 from keras_fitnets.utils.figures import create_figure
 
 
@@ -98,17 +100,14 @@ def _check(distiller: Any, pair: Any, counts: dict[str, Any]) -> None:
             "This Distiller has no hints to draw. Make it with "
             'hints=("hint_layer", "guided_layer").'
         )
-    if isinstance(pair, bool) or not isinstance(pair, int) or pair not in range(count):
+    if not is_integer(pair, minimum=0) or pair >= count:
         known = ", ".join(f"{i}: {hint}" for i, hint in enumerate(distiller.hints))
         raise ValueError(
             f"`pair` must be the position of a pair of hints, counted from 0; received "
             f"{pair!r}. There are {known}."
         )
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a whole number of at least 1; received {value!r}."
-            )
+        check_integer(name, value)
 
 
 def _channels_last(values: Any, distiller: Distiller, pair: int) -> Any:

@@ -18,6 +18,7 @@ from keras_fitnets.runtimes.base import make_example_inputs
 from keras_fitnets.runtimes.predictions import predict_classes
 from keras_fitnets.runtimes.predictions import score
 from keras_fitnets.runtimes.runner import load_runner
+from keras_fitnets.utils.checks import check_integer
 
 # What the first model has for each of another's, where less is better.
 _RATIOS = {
@@ -130,11 +131,8 @@ def _check(models: Any, batch_size: Any, repeats: Any, activation: Any) -> None:
         )
     if activation != "auto":
         check_activation(activation)
-    for name, number, least in (("batch_size", batch_size, 1), ("repeats", repeats, 0)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(
-                f"`{name}` must be a whole number from {least} on; received {number!r}."
-            )
+    check_integer("batch_size", batch_size)
+    check_integer("repeats", repeats, minimum=0)
 
 
 def _measure_size(

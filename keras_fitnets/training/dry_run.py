@@ -10,6 +10,7 @@ from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.validate_data import check_source
 from keras_fitnets.distillation.validate_data import is_source
 from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.utils.checks import check_integer
 
 
 def find_mode(monitor: str, mode: str | None) -> str:
@@ -57,17 +58,10 @@ def validate_arguments(
             'always "hint".'
         )
     for name, epochs in {"hint_epochs": hint_epochs, "kd_epochs": kd_epochs}.items():
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(
-                f"`{name}` must be a number of epochs, at least 0; received {epochs!r}."
-            )
+        check_integer(name, epochs, minimum=0, advice="It is a number of epochs.")
     for name, patience in patiences.items():
-        whole = isinstance(patience, int) and not isinstance(patience, bool)
-        if patience is not None and (not whole or patience < 0):
-            raise ValueError(
-                f"`{name}` must be a number of epochs, at least 0, or None; received "
-                f"{patience!r}."
-            )
+        if patience is not None:
+            check_integer(name, patience, minimum=0, advice="Or None: never stop.")
     given = {"epochs", "initial_epoch"} & kwargs.keys()
     if given:
         raise TypeError(

@@ -529,11 +529,11 @@ MADE = {
     ),
     "a negative batch": (
         lambda: kf.datasets.load("digits", batch_size=-4),
-        *("batch_size=-4", "at least 1, or None"),
+        *("`batch_size`.*at least 1; received -4", "Pass None for single samples"),
     ),
     "a batch in words": (
         lambda: kf.datasets.load("digits", batch_size="8"),
-        *("batch_size='8'", "an integer, or None"),
+        *("`batch_size`.*an integer.*received '8'", "Pass None for single samples"),
     ),
     "shuffling in words": (
         lambda: kf.datasets.load("digits", shuffle="yes"),
