@@ -6,13 +6,14 @@ Prints a Markdown table. Each row runs both on the same networks and numbers; th
 "true" is worked out in NumPy.
 """
 
-import os
 import platform
 import tempfile
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import keras
 import numpy as np

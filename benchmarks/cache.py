@@ -14,13 +14,14 @@ pair) on random images, and compares, each in turns with the other:
 import argparse
 import functools
 import itertools
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import keras
 import numpy as np

@@ -6,12 +6,13 @@ draws them.
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import keras
 import matplotlib.pyplot as plt

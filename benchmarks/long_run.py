@@ -11,7 +11,9 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import keras
 import numpy as np

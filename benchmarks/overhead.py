@@ -19,7 +19,6 @@ is what it would take on an idle machine.
 import argparse
 import functools
 import gc
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import digits
 import keras

@@ -6,13 +6,14 @@ written without it, which trains stage 1 and runs the teacher in each trial.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import digits
 import keras

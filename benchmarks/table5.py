@@ -11,6 +11,9 @@ import argparse
 import functools
 from collections.abc import Callable
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import keras
 import tensorflow as tf
 

@@ -18,6 +18,9 @@ import dataclasses
 import json
 from pathlib import Path
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import images
 import keras
 import numpy as np

@@ -16,6 +16,9 @@ import argparse
 import bisect
 import functools
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import images
 import keras
 import numpy as np

@@ -14,9 +14,12 @@ import argparse
 import csv
 from pathlib import Path
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import keras
 import numpy as np
-import study  # First: it quietens TensorFlow.
+import study
 
 import keras_fitnets as kf
 

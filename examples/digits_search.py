@@ -18,6 +18,9 @@ import argparse
 import json
 from pathlib import Path
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import digits
 import keras
 import keras_tuner

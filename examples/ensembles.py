@@ -11,6 +11,9 @@ Interrupted, the same command goes on where it was.
 
 import argparse
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import digits
 import keras
 import study

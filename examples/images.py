@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import keras
 import numpy as np
 import study

@@ -9,6 +9,9 @@ them on the test images: sizes, times, accuracy.
 
 import argparse
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import digits
 import keras
 import study

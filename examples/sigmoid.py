@@ -12,6 +12,9 @@ Every training is kept: interrupted, the same command goes on with the next.
 import argparse
 import functools
 
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 import images
 import keras
 import numpy as np

@@ -1,12 +1,13 @@
 """What the programs here share: a run that goes on, its progress, what it found."""
 
 import json
-import os
 import platform
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import quiet  # noqa: F401 - before all that imports TensorFlow.
+
+# isort: split
 
 import keras
 import numpy as np

@@ -3,7 +3,8 @@
 While it is imported, TensorFlow writes to the standard error that it found no GPU and
 which instructions its CPU has. Whoever types a command would read that before each
 answer. The package imports this module before all others, since afterwards it would be
-too late. In a program of one's own that imports the package, it does nothing.
+too late. In any other program it does nothing, unless TF_CPP_MIN_LOG_LEVEL is 3, which
+asks TensorFlow for silence.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_NOTHING = "3"
 
 
 def is_command(arguments: Sequence[str], command_line: Sequence[str]) -> bool:
@@ -59,14 +61,14 @@ def hold_back_standard_error() -> Iterator[None]:
             os.close(kept)
 
 
-# A person who sets the level asks for the log, and gets it as TensorFlow writes it.
-if is_command(sys.argv, sys.orig_argv) and _LEVEL not in os.environ:
-    # The level hides what TensorFlow writes at its first operation, such as an error
-    # where there is no GPU. Its errors also arrive as exceptions of Python.
-    os.environ[_LEVEL] = "3"
-    # Some lines are written before TensorFlow reads the level, see
-    # https://github.com/tensorflow/tensorflow/issues/100442. A parent process may have
-    # closed the standard error, and then there is nothing to hold back.
-    if sys.stderr is not None:
-        with hold_back_standard_error():
-            import tensorflow  # noqa: F401
+# The level hides what TensorFlow writes at its first operation, such as an error where
+# there is no GPU. Its errors also arrive as exceptions of Python. A person who has set
+# the level gets the log as TensorFlow writes it.
+if is_command(sys.argv, sys.orig_argv):
+    os.environ.setdefault(_LEVEL, _NOTHING)
+# Some lines are written before TensorFlow reads the level, see
+# https://github.com/tensorflow/tensorflow/issues/100442. A parent process may have
+# closed the standard error, and then there is nothing to hold back.
+if os.environ.get(_LEVEL) == _NOTHING and sys.stderr is not None:
+    with hold_back_standard_error():
+        import tensorflow  # noqa: F401

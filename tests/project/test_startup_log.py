@@ -1,6 +1,9 @@
-"""The command hides TensorFlow's start-up log; a program of one's own does not."""
+"""The command and the examples hide TensorFlow's start-up log; other programs do not."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +38,18 @@ def test_what_is_held_back_comes_out_where_something_fails(capfd):
         raise ImportError
     os.write(2, b" As before.")
     assert capfd.readouterr().err == "A library is missing. As before."
+
+
+@pytest.mark.slow
+def test_an_example_prints_nothing_of_the_start_up_log():
+    program = "import quiet, tensorflow; print(tensorflow.ones(1).shape)"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_CPP")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2] / "examples",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("(1,)\n", "")
