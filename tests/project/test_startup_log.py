@@ -1,4 +1,4 @@
-"""The command and the examples hide TensorFlow's start-up log; other programs do not."""
+"""The command and the examples hide the start-up log; other programs do not."""
 
 import os
 import subprocess
