@@ -95,7 +95,7 @@ def test_what_the_page_types_runs(tmp_path, monkeypatch):
     "arguments, code, told",
     [
         (["report"], 2, "Missing argument 'MODELS...'"),
-        (["report", "no.keras"], 1, "Error: There is no 'no.keras', looked for in"),
+        (["report", "no.keras"], 1, "Error: There is no 'no.keras' in "),
         (["report", "student.keras", "student.keras"], 1, "One model is named twice"),
         (["report", "data.npz"], 1, "ends in none of .keras, .tflite, .onnx"),
         (["report", "student.keras", "--data", "a.csv"], 1, "must be a .npz file"),

@@ -78,7 +78,7 @@ def build_export_model(
 
 def _inputs_like(x: Any) -> Any:
     """Symbolic inputs in the form of arrays."""
-    names = iter(samples.names_of(x))
+    names = iter(samples.name_inputs(x))
 
     def like(array: Any) -> Any:
         dtype = "float32" if array.dtype.kind == "f" else str(array.dtype)

@@ -17,10 +17,10 @@ from keras_fitnets.inspection.multiplications import multiplications
 from keras_fitnets.runtimes import arrays as samples
 from keras_fitnets.runtimes.base import Runner
 from keras_fitnets.runtimes.base import make_example_inputs
+from keras_fitnets.runtimes.keras_model import get_student
+from keras_fitnets.runtimes.keras_model import load_keras_model
 from keras_fitnets.runtimes.predictions import predict_classes
 from keras_fitnets.runtimes.predictions import score
-from keras_fitnets.runtimes.runner import get_student
-from keras_fitnets.runtimes.runner import load_keras_model
 from keras_fitnets.runtimes.runner import load_runner
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
@@ -103,7 +103,9 @@ def export_student(
     for given in (x, inputs):
         if given is not None:
             what = f"Network '{network.name}'"
-            samples.check(what, model.inputs, samples.by_input_name(given, network))
+            samples.check_inputs(
+                what, model.inputs, samples.by_input_name(given, network)
+            )
     with _create_folder(path) as folder:
         beside = Path(folder) / path.name
         with reraise_as_value_error(

@@ -1,6 +1,7 @@
-"""Data at hand: inputs and labels as arrays, some of them, and those by name."""
+"""Data in memory: inputs and labels as arrays, and inputs by name."""
 
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -8,19 +9,36 @@ import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 
-# The name of an input, its shape with None where it is free, and its dtype.
-Input = tuple[str, tuple[int | None, ...], str]
+
+class InputInfo(NamedTuple):
+    """What a model expects as one of its inputs.
+
+    Attributes:
+        name: the input's name.
+        shape: its shape with the batch axis in front, None where a size is free.
+        dtype: the name of its dtype.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
 
 
 def to_arrays(data: Any) -> tuple[Any, Any]:
-    """Inputs and labels as arrays; None for labels that there are none of.
+    """Split data into inputs and labels, both as NumPy arrays.
 
     Args:
-        data: `x`, `(x,)`, `(x, y)`, or a `tf.data.Dataset` of batches of either.
+        data: `x`, `(x,)`, `(x, y)`, or a `tf.data.Dataset` of batches of either. `x` is
+            an array `(samples, ...)` or a list or dictionary of arrays, `y` one array
+            `(samples, ...)`.
+
+    Returns:
+        `(x, y)`, where `y` is None if there are no labels.
 
     Raises:
-        ValueError: if there are no samples, unequally many, or no end to them; for
-            more than inputs and labels, or labels that are no one array.
+        ValueError: if there are no samples, if `x` and `y` differ in their number, if
+            the dataset is endless, if the tuple is longer than `(x, y)`, or if the
+            labels are more than one array.
     """
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
@@ -30,104 +48,139 @@ def to_arrays(data: Any) -> tuple[Any, Any]:
             )
         batches = list(data.as_numpy_iterator())
         if not batches:
-            raise ValueError("The dataset holds no batch; nothing can be judged by it.")
+            raise ValueError(
+                "The dataset is empty; at least one batch is needed. Check the split "
+                "and the filters that it was made with."
+            )
         return to_arrays(keras.tree.map_structure(_concatenate, *batches))
     if isinstance(data, tuple) and len(data) not in (1, 2):
         raise ValueError(
             f"Data must be `x` or `(x, y)`; received a tuple of {len(data)}. Leave "
             "sample weights out; several inputs are a list or a dictionary."
         )
-    x, y = (*data, None)[:2] if isinstance(data, tuple) else (data, None)
+    # Only a tuple separates labels from inputs: a list is a structure of inputs, as it
+    # is for `keras.Model.fit`.
+    x = data[0] if isinstance(data, tuple) else data
+    y = data[1] if isinstance(data, tuple) and len(data) == 2 else None
     x = keras.tree.map_structure(np.asarray, x)
-    y = None if y is None else _labels(y)
+    y = None if y is None else _to_label_array(y)
     shapes = [array.shape for array in keras.tree.flatten(x)]
-    counts = {shape[:1] for shape in [*shapes, *([] if y is None else [y.shape])]}
-    if len(counts) != 1 or counts & {(), (0,)}:
+    sample_counts = {shape[:1] for shape in shapes}
+    if y is not None:
+        sample_counts.add(y.shape[:1])
+    # `()` stands for a scalar, which has no axis of samples, and `(0,)` for no sample.
+    if len(sample_counts) != 1 or sample_counts & {(), (0,)}:
         raise ValueError(
-            "Data must be `x` or `(x, y)`, of as many samples each, at least one; "
-            f"received inputs of the shapes {sorted(set(shapes))} and labels of the "
-            f"shape {None if y is None else y.shape}. Each input is one array."
+            "Data must be `x` or `(x, y)`, with the same number of samples in each, at "
+            f"least one; received inputs of the shapes {sorted(set(shapes))} and "
+            f"labels of the shape {None if y is None else y.shape}. Pass each input as one "
+            "array with the samples first."
         )
     return x, y
 
 
 def num_samples(x: Any) -> int:
-    """How many samples there are."""
+    """Return the number of samples in a structure of arrays."""
     return len(keras.tree.flatten(x)[0])
 
 
-def take(x: Any, which: Any) -> Any:
-    """Some of the samples: a slice, or their positions."""
-    return keras.tree.map_structure(lambda array: array[which], x)
+def take(x: Any, indices: Any) -> Any:
+    """Select samples from every array of a structure, by a slice or by positions."""
+    return keras.tree.map_structure(lambda array: array[indices], x)
 
 
-def describe_inputs(network: keras.Model) -> list[Input]:
-    """Those that a network shows."""
+def describe_inputs(network: keras.Model) -> list[InputInfo]:
+    """List the inputs of a Keras network; empty if it does not declare any."""
     tensors = keras.tree.flatten(graph.get_inputs(network))
+    # A subclassed network without a known input shape flattens to a single None.
     return [
-        (t.name, tuple(t.shape), keras.backend.standardize_dtype(t.dtype))
-        for t in tensors
-        if t is not None
+        InputInfo(
+            tensor.name,
+            tuple(tensor.shape),
+            keras.backend.standardize_dtype(tensor.dtype),
+        )
+        for tensor in tensors
+        if tensor is not None
     ]
 
 
 def by_input_name(x: Any, network: keras.Model | None) -> Any:
-    """Inputs by the names, and in the dtypes, that they have in the network."""
+    """Return inputs as a dictionary by the input names of a network, in its dtypes.
+
+    Args:
+        x: arrays `(samples, ...)`, in any structure that the network takes.
+        network: the network; without one, or where the numbers of arrays and inputs
+            differ, `x` is returned as it is.
+    """
     inputs = [] if network is None else describe_inputs(network)
     arrays = keras.tree.flatten(x)
-    if isinstance(x, dict) and x.keys() == {name for name, _, _ in inputs}:
-        # Such a dictionary is for a list of inputs as well, in whatever order.
-        arrays = [x[name] for name, _, _ in inputs]
+    # Keras also accepts a dictionary by name for a network built from a list of inputs.
+    # Flattening would sort such a dictionary by key, so restore the network's order.
+    if isinstance(x, dict) and x.keys() == {info.name for info in inputs}:
+        arrays = [x[info.name] for info in inputs]
     if network is not None and not inputs and not isinstance(x, dict):
-        return dict(zip(names_of(x), arrays, strict=True))
+        return dict(zip(name_inputs(x), arrays, strict=True))
     if len(inputs) != len(arrays):
         return x
     return {
-        name: np.asarray(array, dtype)
-        for (name, _, dtype), array in zip(inputs, arrays, strict=True)
+        info.name: np.asarray(array, info.dtype)
+        for info, array in zip(inputs, arrays, strict=True)
     }
 
 
-def names_of(x: Any) -> list[str]:
-    """Names for inputs that a network does not show: the keys, or numbers."""
+def name_inputs(x: Any) -> list[str]:
+    """Choose names for inputs that a network does not name: the keys, or numbers."""
     arrays = keras.tree.flatten(x)
     if isinstance(x, dict) and len(x) == len(arrays):
         return sorted(x)
     return [f"input_{number}" for number in range(len(arrays))]
 
 
-def check(what: str, inputs: list[Input], x: Any) -> None:
-    """That there is an array for each input, of the shape that it has."""
-    names = [name for name, _, _ in inputs]
+def check_inputs(owner: str, inputs: list[InputInfo], x: Any) -> None:
+    """Check that `x` has an array of the right shape for each input.
+
+    Args:
+        owner: what takes the inputs, for the message.
+        inputs: what it expects.
+        x: a dictionary from names to arrays `(samples, ...)`.
+
+    Raises:
+        ValueError: if a name is missing or unknown, or a shape does not fit.
+    """
+    names = [info.name for info in inputs]
     if not isinstance(x, dict) or x.keys() != set(names):
-        arrays = f"{len(keras.tree.flatten(x))} array(s)"
-        received = list(x) if isinstance(x, dict) else arrays
+        array_count = f"{len(keras.tree.flatten(x))} array(s)"
+        received = list(x) if isinstance(x, dict) else array_count
         raise ValueError(
-            f"{what} takes the inputs {names}; received {received}. Pass a dictionary "
+            f"{owner} takes the inputs {names}; received {received}. Pass a dictionary "
             "with an array for each."
         )
-    for name, (_, *shape), _ in inputs:
-        received = x[name].shape[1:]
-        if not graph.has_same_shapes([tuple(shape)], [received]):
+    for info in inputs:
+        expected, received = info.shape[1:], x[info.name].shape[1:]
+        if not graph.has_same_shapes([expected], [received]):
             raise ValueError(
-                f"{what} takes samples of the shape {tuple(shape)} as its input "
-                f"'{name}'; received {received}. Reshape the data."
+                f"{owner} takes samples of the shape {expected} as its input "
+                f"'{info.name}'; received {received}. Reshape the data."
             )
 
 
-def _labels(y: Any) -> np.ndarray:
+def _to_label_array(y: Any) -> np.ndarray:
     try:
         return np.asarray(y)
     except ValueError as error:
-        raise ValueError(f"Labels must be one array: {error}") from error
-
-
-def _concatenate(*parts: Any) -> np.ndarray:
-    shapes = sorted({np.shape(part)[1:] for part in parts})
-    if np.ndim(parts[0]) == 0 or len(shapes) > 1:
         raise ValueError(
-            "The dataset must hold batches, of samples of one shape; received "
+            f"Labels must be one array: {error}. Pass the labels of one output, as "
+            "class numbers, one-hot vectors, or 0 and 1 for each unit."
+        ) from error
+
+
+def _concatenate(*batches: Any) -> np.ndarray:
+    """Join the batches of one component of a dataset along the axis of samples."""
+    shapes = sorted({np.shape(batch)[1:] for batch in batches})
+    if np.ndim(batches[0]) == 0 or len(shapes) > 1:
+        raise ValueError(
+            "The dataset must consist of batches, of samples of one shape; received "
             f"{shapes if len(shapes) > 1 else 'single samples'}. Batch it, "
-            "`dataset.batch(128)`, and pad or crop all samples alike."
+            "`dataset.batch(128)`, and pad or crop all samples to one shape."
         )
-    return np.concatenate(parts)
+    return np.concatenate(batches)

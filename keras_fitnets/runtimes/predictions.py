@@ -1,4 +1,4 @@
-"""What models choose, whatever their outputs look like."""
+"""Read outputs as classes with a confidence, and score them."""
 
 from typing import Any
 from typing import NamedTuple
@@ -9,93 +9,126 @@ from keras_fitnets.inspection import activations
 from keras_fitnets.losses import check_activation
 from keras_fitnets.runtimes.base import Runner
 
-# Probabilities of an integer network are off by up to half of one of its 256 steps.
-_STEP = 1 / 256
+# An int8 network stores a probability in 256 steps of its range from 0 to 1.
+_INT8_STEP = 1 / 256
+# Whether outputs are logits, by the last activation of a network. Log-probabilities
+# are logits too: softmax(log p) = p.
+_IS_LOGITS = {
+    "softmax": False,
+    "sigmoid": False,
+    "log_softmax": True,
+    "linear": True,
+}
 
 
 class Predictions(NamedTuple):
-    """Outputs as decisions.
+    """What a network predicts for some samples.
 
     Attributes:
-        choices: what was chosen: classes (n,), or for each unit whether it is on
-            (n, units).
-        confidence: the probability that was given to each choice.
-        units: the number of the network's units.
+        classes: the predicted classes `(samples,)`; for sigmoid units whether each is
+            on, `(samples, units)`.
+        confidence: the probability of each prediction, in the same shape.
+        units: the number of the network's output units.
     """
 
-    choices: np.ndarray
+    classes: np.ndarray
     confidence: np.ndarray
     units: int
 
+    def __str__(self) -> str:
+        activation = "sigmoid" if self.classes.ndim == 2 else "softmax"
+        return (
+            f"{len(self.classes)} predictions by {activation} of {self.units} unit(s)"
+        )
+
 
 def to_predictions(outputs: Any, activation: str, from_logits: bool) -> Predictions:
-    """Outputs (…, units) of one network as decisions.
+    """Turn the outputs of a network into predictions.
 
     Args:
-        outputs: logits or probabilities; all axes but the last count as samples.
+        outputs: logits or probabilities `(..., units)`; all axes but the last one count
+            as samples.
         activation: `"softmax"` or `"sigmoid"`.
-        from_logits: whether they are logits.
+        from_logits: whether the outputs are logits.
     """
     units = np.shape(outputs)[-1]
     values = np.asarray(outputs, "float64").reshape(-1, units)
     if activation == "sigmoid":
-        odds = values if from_logits else values - 0.5
-        on = odds > 0
+        # A unit is on above p = 1/2, which is a logit above 0.
+        is_on = values > (0 if from_logits else 0.5)
         if from_logits:
-            return Predictions(on, 1 / (1 + np.exp(-np.abs(values))), units)
-        return Predictions(on, np.where(on, values, 1 - values), units)
-    choices = values.argmax(-1)
+            # The probability of the prediction is max(p, 1 - p) = sigmoid(|logit|).
+            confidence = 1 / (1 + np.exp(-np.abs(values)))
+        else:
+            confidence = np.where(is_on, values, 1 - values)
+        return Predictions(is_on, confidence, units)
+    classes = values.argmax(-1)
     if from_logits:
+        # softmax(z) = softmax(z - max z), and exp(z - max z) cannot overflow.
         values = np.exp(values - values.max(-1, keepdims=True))
+    # Rounding leaves probabilities that do not add up to 1, in an int8 file visibly so.
+    # A row of zeros keeps the confidence 0.
     total = values.sum(-1)
-    return Predictions(choices, values.max(-1) / np.where(total > 0, total, 1), units)
+    confidence = values.max(-1) / np.where(total > 0, total, 1)
+    return Predictions(classes, confidence, units)
 
 
 def is_probability_like(outputs: np.ndarray, activation: str) -> bool:
-    """Whether values are all between 0 and 1 and, for a softmax, add up to 1."""
-    inside = bool(np.all((outputs >= 0) & (outputs <= 1)))
+    """Whether values could be probabilities: in [0, 1] and, for softmax, of sum 1."""
+    is_in_range = bool(np.all((outputs >= 0) & (outputs <= 1)))
     if activation == "sigmoid":
-        return inside
-    most = max(0.05, outputs.shape[-1] * _STEP / 2)
-    return inside and bool(np.all(np.abs(outputs.sum(-1) - 1) <= most))
+        return is_in_range
+    # Rounding to int8 moves each probability by up to half a step, and their sum by up
+    # to as many half steps as there are units.
+    tolerance = max(0.05, outputs.shape[-1] * _INT8_STEP / 2)
+    return is_in_range and bool(np.all(np.abs(outputs.sum(-1) - 1) <= tolerance))
 
 
-def labels_to_classes(labels: Any, judged: Predictions) -> np.ndarray:
-    """Labels in the form of the choices that they are to be compared with.
+def labels_to_classes(labels: Any, predictions: Predictions) -> np.ndarray:
+    """Return labels in the form of the predictions that they are compared with.
 
     Args:
-        labels: classes, one-hot vectors, or zeros and ones for each unit.
-        judged: the decisions.
+        labels: class numbers `(samples,)`, one-hot vectors `(samples, units)`, or zeros
+            and ones for each sigmoid unit.
+        predictions: the predictions.
 
     Raises:
-        ValueError: if their shape or values do not fit.
+        ValueError: if the labels' dtype, shape or values do not fit.
     """
-    given, (choices, _, units) = np.asarray(labels), judged
-    if given.dtype.kind not in "biuf":
+    labels, (classes, _, units) = np.asarray(labels), predictions
+    if labels.dtype.kind not in "biuf":
         raise ValueError(
-            f"Labels must be numbers; received an array of dtype {given.dtype}. Number "
-            "the classes from 0."
+            f"Labels must be numbers; received an array of dtype {labels.dtype}. "
+            "Number the classes from 0."
         )
-    one_hot = choices.ndim == 1 and given.size == units * choices.size > choices.size
-    flat = given.reshape(-1, units).argmax(-1) if one_hot else given
-    if flat.size != choices.size:
+    is_one_hot = classes.ndim == 1 and labels.size == units * classes.size
+    if is_one_hot and units > 1:
+        labels_by_sample = labels.reshape(-1, units).argmax(-1)
+    else:
+        labels_by_sample = labels
+    if labels_by_sample.size != classes.size:
         raise ValueError(
-            f"Labels of shape {given.shape} do not fit {len(choices)} outputs of "
+            f"Labels of shape {labels.shape} do not fit {len(classes)} outputs of "
             f"{units} unit(s). Pass a class for each, a one-hot vector, or 0 or 1 for "
             "each unit."
         )
-    flat = flat.reshape(choices.shape)
-    most = 1 if choices.ndim == 2 else units - 1
-    if not np.all((flat >= 0) & (flat <= most)):
+    labels_by_sample = labels_by_sample.reshape(classes.shape)
+    largest = 1 if classes.ndim == 2 else units - 1
+    # NaN fails both comparisons, so that it is reported as well.
+    if not np.all((labels_by_sample >= 0) & (labels_by_sample <= largest)):
         raise ValueError(
-            f"Labels must lie between 0 and {most}, for outputs of {units} unit(s); "
-            f"received {flat.min()} to {flat.max()}."
+            f"Labels must lie between 0 and {largest}, for outputs of {units} unit(s); "
+            f"received {labels_by_sample.min()} to {labels_by_sample.max()}. Number "
+            "the classes from 0."
         )
-    if choices.ndim == 2:
-        return flat > 0.5
-    if np.any(flat != np.floor(flat)):
-        raise ValueError("Classes must be whole numbers; received fractions.")
-    return flat
+    if classes.ndim == 2:
+        return labels_by_sample > 0.5
+    if np.any(labels_by_sample != np.floor(labels_by_sample)):
+        raise ValueError(
+            "Classes must be whole numbers; received fractions. Pass class numbers, or "
+            f"vectors of {units} probabilities."
+        )
+    return labels_by_sample
 
 
 def calibration_error(
@@ -103,21 +136,21 @@ def calibration_error(
 ) -> float:
     """The expected calibration error, `Σ_b n_b / n |accuracy_b - confidence_b|`.
 
-    Of Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), over
-    bins of equal width.
+    Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599), over bins
+    of equal width.
 
     Args:
-        confidence: the probability of each choice, in any shape.
+        confidence: the probability of each prediction, in any shape.
         correct: whether it was right, in the same shape.
-        bins: how many.
+        bins: the number of bins.
     """
     confidence, correct = np.ravel(confidence), np.ravel(correct)
-    at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(at, correct - confidence, bins)
+    # Bin b holds the confidences in (b / bins, (b + 1) / bins]; 0 goes into the first.
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    # n_b (accuracy_b - confidence_b) = Σ over the bin of (correct - confidence): no
+    # division by the size of a bin, which may be empty.
+    gaps = np.bincount(bin_of, correct - confidence, bins)
     return float(np.abs(gaps).sum() / len(confidence))
-
-
-_SHOWN = {"softmax": False, "sigmoid": False, "log_softmax": True, "linear": True}
 
 
 def predict_classes(
@@ -127,82 +160,91 @@ def predict_classes(
     activation: str,
     first: Predictions | None = None,
 ) -> Predictions:
-    """What a model has chosen.
+    """Turn a model's outputs into predictions, working out what they mean.
 
     Args:
-        name: what it is called in an error.
+        name: the model's name, for messages.
         model: the model.
-        outputs: what it gives.
+        outputs: its outputs, arrays `(samples, ...)`.
         activation: `"softmax"`, `"sigmoid"` or `"auto"`, as for `compare`.
-        first: the decisions of the first model.
+        first: the predictions of the first model, whose activation a model that does
+            not show its own shares.
 
     Raises:
-        ValueError: if it has several outputs, or ends in another activation, or gives
-            NaN or infinity.
+        ValueError: if there are several outputs, if the network ends in another
+            activation, or if outputs are NaN or infinity.
     """
     if len(outputs) != 1:
         raise ValueError(
-            f"Model '{name}' has {len(outputs)} outputs, and choices are made by one. "
-            "Compare it without `data`, or a `keras.Model` of one of its outputs."
+            f"Model '{name}' has {len(outputs)} outputs, and predictions are read from "
+            "one. Compare it without `data`, or a `keras.Model` of one of its outputs."
         )
     values = np.asarray(outputs[0], "float64")
     if values.ndim == 1:
         values = values[:, None]
-    # A logit may be minus infinity: a class that is masked.
-    odd = int(np.sum(~(values < np.inf).reshape(len(values), -1).all(-1)))
-    if odd:
+    # Minus infinity is allowed: it is the logit of a class that is masked out.
+    is_usable = (values < np.inf).reshape(len(values), -1).all(-1)
+    if not is_usable.all():
         raise ValueError(
-            f"Model '{name}' gives NaN or infinity for {odd} of {len(values)} samples. "
-            "Look at its weights, and at the data, before you compare it."
+            f"Model '{name}' gives NaN or infinity for {np.sum(~is_usable)} of "
+            f"{len(values)} samples. Look at its weights, and at the data, before you "
+            "compare it."
         )
+    # A Keras network shows its last activation, and with it whether it gives logits. A
+    # file does not, and neither does a subclassed network.
     network = model.network
-    ends = activations.output_activations(network) if network is not None else []
-    end = ends[0] if ends else None
-    meant = (end or "").removeprefix("log_")
-    shown = meant if meant in ("softmax", "sigmoid") else None
-    if activation != "auto" and shown not in (None, check_activation(activation)):
+    endings = activations.output_activations(network) if network is not None else []
+    ending = endings[0] if endings else None
+    visible = (ending or "").removeprefix("log_")
+    known = visible if visible in ("softmax", "sigmoid") else None
+    if activation != "auto" and known not in (None, check_activation(activation)):
         raise ValueError(
-            f"Model '{name}' ends in {end}, but activation={activation!r} was said. "
+            f"Model '{name}' ends in {ending}; received activation={activation!r}. "
             'Leave it at "auto".'
         )
     if activation == "auto":
-        units = first is not None and first.choices.ndim == 2
-        activation = "sigmoid" if units or values.shape[-1] == 1 else "softmax"
-    activation = shown or activation
-    if end in _SHOWN:
-        from_logits = _SHOWN[end]
+        is_first_by_unit = first is not None and first.classes.ndim == 2
+        is_by_unit = is_first_by_unit or values.shape[-1] == 1
+        activation = "sigmoid" if is_by_unit else "softmax"
+    activation = known or activation
+    if ending in _IS_LOGITS:
+        from_logits = _IS_LOGITS[ending]
     else:
         from_logits = not is_probability_like(values, activation)
     return to_predictions(values, activation, from_logits)
 
 
 def score(
-    name: str, chosen: Predictions, reference: Predictions, y: Any
+    name: str, predictions: Predictions, reference: Predictions, y: Any
 ) -> dict[str, float | None]:
-    """Agreement with another's choices and, where there are labels, how good they are.
+    """Compare predictions with those of another model and, if known, with the labels.
+
+    Args:
+        name: the model's name, for messages.
+        predictions: the model's predictions.
+        reference: those of the first model.
+        y: labels, or None.
+
+    Returns:
+        `agreement` with the reference, `accuracy` and `calibration_error`, each between
+        0 and 1; the last two are None without labels.
 
     Raises:
-        ValueError: if they are of another shape than the other's, or than the labels.
+        ValueError: if the two predict different things, or the labels do not fit.
     """
-    if _describe_outputs(chosen) != _describe_outputs(reference):
+    if str(predictions) != str(reference):
         raise ValueError(
-            f"Model '{name}' makes {_describe_outputs(chosen)}, the first model "
-            f"{_describe_outputs(reference)}. Compare models of the same outputs; if "
-            "the units "
-            "mean something else than this, say `activation`."
+            f"Model '{name}' makes {predictions}, the first model {reference}. Compare "
+            "models of the same outputs; if the units mean something else, pass "
+            "`activation`."
         )
-    found: dict[str, float | None] = {
-        "agreement": float(np.mean(chosen.choices == reference.choices)),
+    scores: dict[str, float | None] = {
+        "agreement": float(np.mean(predictions.classes == reference.classes)),
         "accuracy": None,
         "calibration_error": None,
     }
     if y is not None:
-        right = chosen.choices == labels_to_classes(y, chosen)
-        found["accuracy"] = float(np.mean(right))
-        found["calibration_error"] = calibration_error(chosen.confidence, right)
-    return found
-
-
-def _describe_outputs(judged: Predictions) -> str:
-    activation = "sigmoid" if judged.choices.ndim == 2 else "softmax"
-    return f"{len(judged.choices)} choices by {activation} of {judged.units} unit(s)"
+        correct = predictions.classes == labels_to_classes(y, predictions)
+        scores["accuracy"] = float(np.mean(correct))
+        scores["calibration_error"] = calibration_error(predictions.confidence, correct)
+    return scores

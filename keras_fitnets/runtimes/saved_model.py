@@ -6,29 +6,51 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fitnets.runtimes.arrays import InputInfo
 from keras_fitnets.runtimes.base import Runner
-from keras_fitnets.runtimes.base import run_by_name
+from keras_fitnets.runtimes.base import make_run
+
+_SIGNATURE = "serving_default"
+
+
+class _SavedModel:
+    """Calls the signature of a SavedModel.
+
+    TensorFlow's signature function does not keep the variables of the loaded object
+    alive, so that it would fail once that object is garbage collected; see
+    https://github.com/tensorflow/tensorflow/issues/46708. This class holds both.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._loaded = tf.saved_model.load(str(path))
+        if _SIGNATURE not in self._loaded.signatures:
+            raise ValueError(
+                f"it has no signature '{_SIGNATURE}', which names its inputs and "
+                "outputs. Write one with `keras.Model.export`."
+            )
+        self._signature = self._loaded.signatures[_SIGNATURE]
+
+    def describe_inputs(self) -> list[InputInfo]:
+        # The signature takes keyword arguments only: the second part of its structure.
+        specs = self._signature.structured_input_signature[1]
+        return [
+            InputInfo(name, tuple(spec.shape), spec.dtype.name)
+            for name, spec in specs.items()
+        ]
+
+    def call(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        tensors = {name: tf.convert_to_tensor(array) for name, array in batch.items()}
+        outputs = self._signature(**tensors)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
 def load_saved_model(path: Path) -> Runner:
-    loaded = tf.saved_model.load(str(path))
-    if "serving_default" not in loaded.signatures:
-        raise ValueError(
-            "it has no signature 'serving_default', which names its inputs and "
-            "outputs. `keras.Model.export` writes one."
-        )
-    signature = loaded.signatures["serving_default"]
-    specs = signature.structured_input_signature[1]
-    inputs = [
-        (name, tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()
-    ]
+    """Load the directory of a SavedModel.
 
-    def call(given: dict[str, np.ndarray]) -> dict[str, Any]:
-        found = signature(**{k: tf.convert_to_tensor(v) for k, v in given.items()})
-        # The signature holds no reference to what was loaded.
-        assert loaded is not None
-        return {name: tensor.numpy() for name, tensor in found.items()}
-
-    files = [file for file in path.rglob("*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
-    return Runner(run_by_name(call, inputs, path), inputs, None, size)
+    Raises:
+        ValueError: if it has no signature `serving_default`.
+    """
+    model = _SavedModel(path)
+    inputs = model.describe_inputs()
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return Runner(make_run(model.call, inputs, path), inputs, None, size)

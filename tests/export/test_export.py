@@ -502,7 +502,7 @@ def broken_network():
             "a.onnx",
             {},
             ValueError,
-            "not known whole. Pass `data`",
+            "more than the batch size unknown.*Pass `data`",
         ),
     ],
 )

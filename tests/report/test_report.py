@@ -160,10 +160,10 @@ def test_softmax_outputs_are_judged_as_by_hand(from_logits):
     judged = predictions.to_predictions(
         logits if from_logits else p, "softmax", from_logits
     )
-    np.testing.assert_array_equal(judged.choices, p.argmax(-1))
+    np.testing.assert_array_equal(judged.classes, p.argmax(-1))
     np.testing.assert_allclose(judged.confidence, p.max(-1), rtol=1e-12)
     for given in (labels, labels[:, None], np.eye(4)[labels]):
-        correct = judged.choices == predictions.labels_to_classes(given, judged)
+        correct = judged.classes == predictions.labels_to_classes(given, judged)
         assert correct.mean() == np.mean(p.argmax(-1) == labels)
     expected = naive_calibration_error(p.max(-1), p.argmax(-1) == labels)
     assert (
@@ -182,10 +182,10 @@ def test_sigmoid_outputs_are_judged_as_by_hand(from_logits, units):
     judged = predictions.to_predictions(
         logits if from_logits else p, "sigmoid", from_logits
     )
-    np.testing.assert_array_equal(judged.choices, p > 0.5)
+    np.testing.assert_array_equal(judged.classes, p > 0.5)
     expected = np.where(p > 0.5, p, 1 - p)
     np.testing.assert_allclose(judged.confidence, expected, rtol=1e-12)
-    correct = judged.choices == predictions.labels_to_classes(labels, judged)
+    correct = judged.classes == predictions.labels_to_classes(labels, judged)
     assert correct.mean() == np.mean((p > 0.5) == labels)
     error = naive_calibration_error(expected.ravel(), correct.ravel())
     assert (
@@ -339,7 +339,7 @@ def embedding():
         ([1], {}, TypeError, "must be a dictionary from names to models"),
         ({}, {}, TypeError, "at least one; received {}"),
         ({"a": 3}, {}, TypeError, "A model must be a keras.Model.*received 3"),
-        ({"a": "b.tflite"}, {}, FileNotFoundError, "There is no 'b.tflite', looked"),
+        ({"a": "b.tflite"}, {}, FileNotFoundError, "There is no 'b.tflite' in"),
         ({"a": __file__}, {}, ValueError, "ends in none of .keras, .tflite, .onnx"),
         ({"a": keras.Sequential([layers.Dense(2)])}, {}, ValueError, "no weights yet"),
         ({1: tiny.network()}, {}, TypeError, "must be a dictionary from names to mod"),
@@ -356,19 +356,19 @@ def embedding():
             {"a": tiny.network(end="softmax")},
             {"data": tiny.data(), "activation": "sigmoid"},
             ValueError,
-            "Model 'a' ends in softmax, but activation='sigmoid' was said",
+            "Model 'a' ends in softmax; received activation='sigmoid'",
         ),
         (
             {"a": tiny.network(), "b": tiny.network(classes=1)},
             {"data": tiny.data()[0]},
             ValueError,
-            "'b' makes 8 choices by sigmoid of 1 unit.*, the first model 8 .* softmax",
+            "'b' makes 8 predictions by sigmoid of 1 unit.*, the first model .* softmax",
         ),
         (
             {"a": tiny.network(classes=4), "b": tiny.network(classes=3)},
             {"data": tiny.data()[0]},
             ValueError,
-            "'b' makes 8 choices by softmax of 3 .* first model .* softmax of 4 unit",
+            "'b' makes 8 predictions by softmax of 3 .* first model .* softmax of 4",
         ),
         (
             {"a": broken()},
@@ -380,7 +380,7 @@ def embedding():
             {"a": embedding()},
             {"data": np.full((2, 4), 9)},
             ValueError,
-            "Network 'sequential.*' fails when it is run: .* not in .0, 9",
+            "Network 'sequential.*' fails when it runs: .* not in .0, 9",
         ),
         (
             {"a": tiny.network()},
@@ -398,19 +398,19 @@ def embedding():
             {"a": tiny.network()},
             {"data": tf.data.Dataset.from_tensor_slices(tiny.data()).map(first_label)},
             ValueError,
-            "must hold batches.*received single samples",
+            "must consist of batches.*received single samples",
         ),
         (
             {"a": keras.Model((i := keras.Input((6,))), [i, layers.Dense(2)(i)])},
             {"data": tiny.data()},
             ValueError,
-            "Model 'a' has 2 outputs, and choices are made by one",
+            "Model 'a' has 2 outputs, and predictions are read from one",
         ),
         (
             {"a": tiny.network()},
             {"data": (np.ones((3, 6)), np.ones(2))},
             ValueError,
-            "of as many samples each.*labels of the shape .2,.",
+            "same number of samples in each.*labels of the shape .2,.",
         ),
         (
             {"a": tiny.network()},
@@ -428,7 +428,7 @@ def test_what_cannot_be_compared_is_told(models, options, error, told):
 def test_a_network_that_shows_no_inputs_needs_data_to_be_timed():
     network = Subclassed()
     network({"a": np.ones((5, 4)), "b": np.ones((5, 4))})
-    with pytest.raises(ValueError, match="does not show what inputs it takes. Pass"):
+    with pytest.raises(ValueError, match="does not declare its inputs.*Pass `data`"):
         kf.report.compare({"a": network}, repeats=1, verbose=0)
 
 
