@@ -268,10 +268,13 @@ def test_the_opposed_student_of_keras_distillation():
     assert_close(actual, [[-1.0, 1.0]])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_probabilities_of_exactly_zero_and_one_stay_finite(activation, temperature):
-    certain = np.float32([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+def test_probabilities_of_exactly_zero_and_one_stay_finite(
+    activation, temperature, dtype
+):
+    certain = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype)
     for teacher, student in ((certain, certain[::-1]), (certain, certain)):
 
         def loss(outputs, teacher=teacher):
@@ -392,6 +395,8 @@ def test_config_round_trip(cls, config):
         keras.saving.serialize_keras_object(loss)
     )
     assert type(again) is cls
+    # The name under which files know the class.
+    assert keras.saving.get_registered_name(cls) == f"keras_fitnets>{cls.__name__}"
     assert (
         again.get_config()
         == loss.get_config()
@@ -399,6 +404,14 @@ def test_config_round_trip(cls, config):
     )
     teacher, student = outputs("sigmoid", False)
     np.testing.assert_array_equal(again(teacher, student), loss(teacher, student))
+
+
+@both_losses
+def test_a_loss_is_computed_in_its_dtype(build, expected):
+    teacher, student = (value.astype("float64") for value in outputs())
+    loss = build(dtype="float64")(teacher, student)
+    assert keras.backend.standardize_dtype(loss.dtype) == "float64"
+    assert_close(numpy(loss), np.mean(expected(teacher, student)), 1e-12)
 
 
 @both_losses
