@@ -16,6 +16,7 @@ from keras_fitnets.callbacks.schedules import LambdaAnnealing
 from keras_fitnets.callbacks.schedules import TemperatureAnnealing
 from keras_fitnets.callbacks.student_checkpoint import StudentCheckpoint
 from keras_fitnets.callbacks.student_monitor import StudentMonitor
+from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.teacher import Teacher
@@ -31,6 +32,7 @@ from keras_fitnets.training.stagewise import fit_stagewise
 from keras_fitnets.version import __version__
 
 __all__ = [
+    "CachedDataset",
     "CheckNumerics",
     "Distiller",
     "Hint",

@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import tensorflow as tf
 
 _MANIFEST = "plan.json"
 _SHARD = re.compile(r"\d{5,}-[0-9a-f]{8}\.npy")
@@ -55,9 +56,22 @@ class Shards:
         """The size of the shards that are there."""
         return sum(path.stat().st_size for path in self._paths())
 
-    def names(self) -> list[str]:
+    @property
+    def columns(self) -> dict[str, tf.TensorSpec]:
+        """For each field the specification of one row."""
+        return {
+            name: tf.TensorSpec(self.dtype[name].shape, self.dtype[name].base)
+            for name in self.dtype.names or ()
+        }
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows in all shards."""
+        return self.plan["records"]
+
+    def fingerprint(self) -> str:
         """The names of the shards, which hold their numbers and their CRC-32."""
-        return sorted(path.name for path in self._paths())
+        return str(sorted(path.name for path in self._paths()))
 
     def pieces(self, row: int, count: int) -> Iterator[tuple[int, slice, slice]]:
         """Where records from `row` on go: the shard, the part of it, their part."""
@@ -127,7 +141,7 @@ class Shards:
             if _PARTIAL.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
-    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """A field of the records at these positions, which must all be there."""
         field = self.dtype[name]
         taken = _aligned((len(rows), *field.shape), field.base)

@@ -11,6 +11,7 @@ from keras_fitnets.cache.source import ExampleSource
 from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_pass import TeacherPass
 from keras_fitnets.cache.writer import CacheWriter
+from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_integer
@@ -31,13 +32,14 @@ def cache_teacher(
     seed: int = 0,
     batch_size: int | None = None,
     verbose: Any = "auto",
-) -> tf.data.Dataset:
+) -> CachedDataset:
     """Run the teacher once, and give back a dataset in which it has already spoken.
 
     `fit`, `fit_stagewise` and `evaluate` of any Distiller with this teacher take it as
-    they take `dataset`; its elements hold the inputs, the teacher's logits and its
-    hints (`Taught`), so that a step costs what the student costs. λ, τ, the student,
-    the seed and the hint pair may change, as long as the hint layer is in the cache.
+    they take `dataset`. Its elements hold the inputs, the teacher's logits and its
+    hints (`CachedInputs`), so that a step costs what the student costs. λ, τ, the
+    student, the seed and the hint pair may change, as long as the hint layer is in the
+    cache.
 
     The cache belongs to the weights and layers of the teacher and to the examples.
     Each time it is opened they are compared, and the CRC-32 of its NumPy files: what
@@ -67,8 +69,8 @@ def cache_teacher(
         verbose: 0 for silence, as in `fit`.
 
     Returns:
-        A `tf.data.Dataset` of `(Taught, y, sample_weight)`, as far as `dataset` has
-        them.
+        A `CachedDataset` of `(CachedInputs, y, sample_weight)`, as far as `dataset`
+        has them.
 
     Raises:
         TypeError: for a distiller or dataset of another kind.
@@ -124,6 +126,10 @@ def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
         raise TypeError(
             "`cache_teacher` caches for a keras_fitnets.Distiller; received "
             f"{distiller!r}."
+        )
+    if isinstance(dataset, CachedDataset):
+        raise ValueError(
+            "`dataset` comes out of a cache already. Pass the one that it was made of."
         )
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(

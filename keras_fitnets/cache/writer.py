@@ -9,10 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_fitnets.cache.reader import CachedDataset
-from keras_fitnets.cache.reader import matches
 from keras_fitnets.cache.source import PARTS
 from keras_fitnets.cache.source import ExampleSource
 from keras_fitnets.cache.source import has_same_bits
@@ -21,6 +18,8 @@ from keras_fitnets.cache.storage import choose_shard_size
 from keras_fitnets.cache.storage import read_manifest
 from keras_fitnets.cache.teacher_pass import TeacherPass
 from keras_fitnets.cache.teacher_pass import format_column
+from keras_fitnets.distillation.cached_dataset import CachedDataset
+from keras_fitnets.distillation.cached_dataset import is_among
 
 FORMAT = 1
 
@@ -125,14 +124,19 @@ class CacheWriter:
             write(row // shards.rows, pending[: row % shards.rows])
         return row
 
-    def dataset(self, shuffle: bool, seed: int, batch_size: int) -> tf.data.Dataset:
+    def dataset(self, shuffle: bool, seed: int, batch_size: int) -> CachedDataset:
         """What `fit` takes."""
         assert self._shards is not None
-        replay = CachedDataset(
-            *(self._shards, self._source, self._views),
-            *(shuffle, seed, batch_size),
+        return CachedDataset(
+            self._shards,
+            self._source.pack,
+            [name for name, *_ in self._source.fields],
+            self._teacher_pass.names,
+            views=self._views,
+            shuffle=shuffle,
+            seed=seed,
+            batch_size=batch_size,
         )
-        return replay.dataset(self._teacher_pass.names)
 
     def _create(self) -> Shards:
         source = self._source
@@ -223,7 +227,7 @@ class CacheWriter:
                     f"It holds hints in {np.dtype(said[name])}; you asked for "
                     f"hint_dtype={asked.hint_dtype!r}."
                 )
-        known = all(matches(name, asked.names) for name in said)
+        known = all(is_among(name, asked.names) for name in said)
         if plan["records"] is None and not known:
             self._reject(
                 f"It is unfinished, and was begun with {layers}; go on with the same "

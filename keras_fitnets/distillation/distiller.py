@@ -1,13 +1,18 @@
 """The train step of FitNets, as a `keras.Model`."""
 
+import contextlib
+import functools
 import inspect
 import types
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.finite_guard import FiniteGuard
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.objective import TERMS
@@ -137,6 +142,8 @@ class Distiller(FitsOnWorkers, Settings):
             {name: keras.metrics.Mean(name=name, dtype=self._float()) for name in TERMS}
         )
         self._finite_guard = FiniteGuard()
+        # Set while `fit` or `evaluate` runs: see `_hash_teacher_once`.
+        self._get_fingerprints: Callable[[], list[str]] | None = None
         self._objective = Objective(
             teacher,
             student,
@@ -170,9 +177,8 @@ class Distiller(FitsOnWorkers, Settings):
 
     def with_teacher_outputs(self, x: Any) -> CachedInputs:
         """A batch of inputs with all that the teacher says of it, for later use."""
-        with tf.init_scope():
-            fingerprints = self.teacher.fingerprints()
-        return CachedInputs(x, self.teacher_outputs.compute_all(x, fingerprints))
+        outputs = self.teacher_outputs.compute_all(x, self._fingerprints())
+        return CachedInputs(x, outputs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -183,37 +189,64 @@ class Distiller(FitsOnWorkers, Settings):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        check_data(self, **given, training=True)
-        replay = getattr(given.get("x"), "replay", None)
-        if replay is not None:
-            # A cache's views and order go by the epoch, also where a run is resumed.
-            given["callbacks"] = [
-                *list_callbacks(given.get("callbacks")),
-                replay.passes,
-            ]
-        for name in ("x", "validation_data"):
-            if name in given:
-                given[name] = self._select_columns(given[name])
-        return super().fit(**given)
+        with self._hash_teacher_once():
+            check_data(self, **given, training=True)
+            x = given.get("x")
+            if isinstance(x, CachedDataset):
+                # Its views and order follow the epoch, also where a run is resumed.
+                callbacks = list_callbacks(given.get("callbacks"))
+                given["callbacks"] = [*callbacks, x.epoch_counter]
+            for name in ("x", "validation_data"):
+                if name in given:
+                    given[name] = self._select_columns(given[name])
+            return super().fit(**given)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
-        check_data(self, **bound.arguments)
-        # Within `fit`, which has done so, `evaluate` has an argument of Keras' own.
-        if "kwargs" not in bound.arguments:
+        with self._hash_teacher_once():
+            check_data(self, **bound.arguments)
             bound.arguments["x"] = self._select_columns(bound.arguments.get("x"))
-        return super().evaluate(*bound.args, **bound.kwargs)
+            return super().evaluate(*bound.args, **bound.kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(super().predict).bind(*args, **kwargs)
+        x = bound.arguments["x"]
+        if isinstance(x, CachedDataset):
+            bound.arguments["x"] = x.as_tf_dataset([])
+        return super().predict(*bound.args, **bound.kwargs)
 
     def _select_columns(self, data: Any) -> Any:
-        """The same, but a cache gives no more of itself than the stage asks for."""
-        replay = getattr(data, "replay", None)
-        if replay is None:
+        """Return what Keras reads; of a cached dataset the stage's columns alone."""
+        if not isinstance(data, CachedDataset):
             return data
-        fingerprints = self.teacher.fingerprints()
-        wanted = self.teacher_outputs.keys(
-            fingerprints, self.stage, self._active_pairs()
+        return data.as_tf_dataset(
+            self.teacher_outputs.keys(
+                self._fingerprints(), self.stage, self._active_pairs()
+            )
         )
-        return replay.dataset(wanted)
+
+    @contextlib.contextmanager
+    def _hash_teacher_once(self) -> Iterator[None]:
+        """Hash the teacher's weights at most once in this block.
+
+        The checks of the data, the choice of columns and every trace of a step need
+        the fingerprints. They are not kept any longer, so that a teacher that was
+        trained between two calls of `fit` is noticed.
+        """
+        before = self._get_fingerprints
+        # `evaluate` within `fit` goes on with the hashes that `fit` has.
+        if before is None:
+            self._get_fingerprints = functools.cache(self.teacher.fingerprints)
+        try:
+            yield
+        finally:
+            self._get_fingerprints = before
+
+    def _fingerprints(self) -> list[str]:
+        """The fingerprint of each of the teacher's networks."""
+        # The weights are read eagerly, also while a step is traced.
+        with tf.init_scope():
+            return (self._get_fingerprints or self.teacher.fingerprints)()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight, teacher_outputs = self._unpack(data)
@@ -365,10 +398,8 @@ class Distiller(FitsOnWorkers, Settings):
         Raises:
             ValueError: if it was said by another teacher, or of other layers.
         """
-        with tf.init_scope():
-            fingerprints = self.teacher.fingerprints()
         return self.teacher_outputs.lookup(
-            x.teacher_outputs, fingerprints, self.stage, self._active_pairs()
+            x.teacher_outputs, self._fingerprints(), self.stage, self._active_pairs()
         )
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_labels import check_class_weight
@@ -67,7 +68,7 @@ def check_source(
         name: what `x` was passed as, for the messages.
     """
     told_as = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
-    if isinstance(x, tf.data.Dataset):
+    if isinstance(x, DATASETS):
         x, y, sample_weight = unpack_batch(name, _drop_none_specs(x.element_spec))
     elif isinstance(x, keras.utils.PyDataset):
         x, y, sample_weight = unpack_batch(name, x[0])
@@ -137,7 +138,7 @@ def _check_counts(options: dict[str, Any]) -> None:
 
 def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
     """Refuse a source that says it is empty, or an endless one without `steps`."""
-    if isinstance(source, tf.data.Dataset):
+    if isinstance(source, DATASETS):
         count = int(source.cardinality())
     elif isinstance(source, keras.utils.PyDataset):
         count = source.num_batches
@@ -162,7 +163,7 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
     if not isinstance(strategy, tf.distribute.TPUStrategy):
         return
     rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
-    if isinstance(x, tf.data.Dataset):
+    if isinstance(x, DATASETS):
         inputs = _flatten_present(_drop_none_specs(x.element_spec))
         sizes = {shape[0] for one in inputs if (shape := get_shape(one))}
         remedy = "Use `.batch(size, drop_remainder=True)`"

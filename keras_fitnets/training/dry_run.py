@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.validate_data import check_source
 from keras_fitnets.distillation.validate_data import is_source
@@ -111,7 +111,7 @@ def dry_run(
 
 def _check_readable(name: str, source: Any) -> None:
     """Refuse what cannot be read in both stages, and once more before them."""
-    batches = isinstance(source, (tf.data.Dataset, keras.utils.PyDataset))
+    batches = isinstance(source, (*DATASETS, keras.utils.PyDataset))
     if not batches and is_source(source):
         raise TypeError(
             f"{name} is read in both stages, and {source!r} may be read only once. "
@@ -125,7 +125,7 @@ def _take_batch(
     """A batch as `test_on_batch` takes it; of arrays, their first sample."""
     if isinstance(x, keras.utils.PyDataset):
         return unpack_batch(name, x[0])
-    if isinstance(x, tf.data.Dataset):
+    if isinstance(x, DATASETS):
         for batch in x:
             return unpack_batch(name, batch)
         raise ValueError(

@@ -8,9 +8,9 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 
 from keras_fitnets.callbacks.schedules import Annealing
+from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.training import dry_run
 from keras_fitnets.training.stage_checkpoint import BestWeights
@@ -256,7 +256,7 @@ def _describe_run(
 
 def _measure_size(x: Any) -> Any:
     """The number of samples, or of batches in a dataset, as far as it is known."""
-    if isinstance(x, tf.data.Dataset):
+    if isinstance(x, DATASETS):
         return int(x.cardinality())
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches

@@ -1,4 +1,4 @@
-"""What the trials of a search have in common, made once and kept on disk."""
+"""What the trials of a search share: the teacher's outputs, and trained hint stages."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_cache import cache_teacher
+from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
@@ -19,11 +20,13 @@ from keras_fitnets.training.stagewise import fit_stagewise
 
 
 class SharedStages:
-    """The teacher's outputs, and first stages, for all trials and processes.
+    """The teacher's outputs and the hint stages, made once for all trials.
+
+    Both are kept on disk, so that several processes of one search share them too.
 
     Args:
         teacher: the `Teacher` of all trials.
-        candidates: what a trial's Distiller may get as `hints`.
+        candidates: the values of `hints` that a trial's Distiller may have.
         seed: of the order of the examples.
     """
 
@@ -31,8 +34,8 @@ class SharedStages:
         self._teacher = teacher
         self._candidates = candidates
         self._seed = seed
-        # The last data of each kind, and what was made of them in this process.
-        self._known: dict[Any, tuple[Sequence[Any], Any]] = {}
+        # For each kind of data the last that was passed, and the cache made of it.
+        self._opened: dict[Any, tuple[Sequence[Any], CachedDataset]] = {}
 
     def cached_dataset(
         self,
@@ -43,18 +46,33 @@ class SharedStages:
         batch_size: int | None,
         shuffle: bool,
         verbose: Any,
-    ) -> tf.data.Dataset:
-        """Inputs, labels and weights together with what the teacher says of them."""
-        if hasattr(data[0], "replay"):
-            return data[0]
-        key = (folder, kind, batch_size, shuffle)
-        known, cached = self._known.get(key, ((), None))
-        if known and all(map(operator.is_, known, data)):
-            return cached
+    ) -> CachedDataset:
+        """Return the data of a search with the outputs of its teacher.
+
+        Args:
+            folder: of the search; the cache is a folder in it.
+            kind: what the data are for, the name of that folder.
+            distiller: of the trial.
+            data: inputs or a dataset, labels and sample weights, or None for each of
+                these two. A `CachedDataset` is returned as it is.
+            batch_size: of arrays.
+            shuffle: whether the examples come in another order in each epoch.
+            verbose: as in `fit`.
+        """
         dataset = data[0]
+        if isinstance(dataset, CachedDataset):
+            return dataset
+        # Opening a cache reads all of it once, to compare it with the data. One process
+        # does so for its first trial only, as long as it is passed the same objects.
+        key = (folder, kind, batch_size, shuffle)
+        if key in self._opened:
+            previous, cached = self._opened[key]
+            if all(map(operator.is_, previous, data)):
+                return cached
         if not isinstance(dataset, tf.data.Dataset):
             arrays = tuple(array for array in data if array is not None)
             dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size or 32)
+        # The first trial caches the hint layers of all the others as well.
         models, student = self._teacher.models, distiller.student
         layers = {
             (hint.hint_layer, hint.member)
@@ -62,13 +80,15 @@ class SharedStages:
             for hint in parse_hints(candidate, models, student)
         }
         cached = cache_teacher(
-            *(distiller, dataset, folder / f"teacher's outputs, {kind}"),
+            distiller,
+            dataset,
+            folder / f"teacher's outputs, {kind}",
             hint_layers=sorted(layers),
             shuffle=shuffle,
             seed=self._seed,
             verbose=verbose,
         )
-        self._known[key] = (data, cached)
+        self._opened[key] = (data, cached)
         return cached
 
     def train_hint_stage(
@@ -79,13 +99,23 @@ class SharedStages:
         epochs: int,
         options: dict[str, Any],
     ) -> None:
-        """Train stage 1, or take it from whoever has trained it."""
-        waiting: Any = contextlib.nullcontext()
+        """Train stage 1, or load it if an equal trial has trained it.
+
+        Args:
+            folder: of the search; without one, nothing is shared.
+            distiller: of the trial; its student and regressors are trained.
+            optimizer: of stage 1.
+            epochs: of stage 1.
+            options: the arguments of `Distiller.fit`, among them `x` and `verbose`.
+        """
+        lock: Any = contextlib.nullcontext()
         if folder is not None:
             key = self._key(distiller, optimizer, epochs, options)
             folder = folder / "first stages" / key
-            waiting = exclusive_lock(folder, options["verbose"])
-        with waiting:
+            # A second process with an equal trial waits here, and then finds the
+            # finished stage among the checkpoints.
+            lock = exclusive_lock(folder, options["verbose"])
+        with lock:
             fit_stagewise(
                 distiller,
                 **options,
@@ -98,16 +128,17 @@ class SharedStages:
     def _key(
         self, distiller: Distiller, optimizer: Any, epochs: int, options: dict[str, Any]
     ) -> str:
-        """A digest of all that stage 1 depends on."""
+        """A digest of everything that the result of stage 1 depends on."""
         config = optimizer.get_config()
         facts = [
             self._teacher.fingerprint(),
             Teacher(distiller.student).fingerprint(),
             distiller.hints,
             type(optimizer).__name__,
+            # Keras counts the names of optimizers up within a process.
             {name: config[name] for name in sorted(config) if name != "name"},
             epochs,
-            options["x"].replay.fingerprint,
+            options["x"].fingerprint,
             [options.get(name) for name in ("class_weight", "steps_per_epoch")],
         ]
         digest = hashlib.sha256(repr(facts).encode())

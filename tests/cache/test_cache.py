@@ -21,6 +21,7 @@ from keras import ops
 import keras_fitnets as kf
 from keras_fitnets.cache import storage
 from keras_fitnets.cache import writer as cache_writing
+from keras_fitnets.distillation.teacher_outputs import CachedInputs
 
 STAGES = ("hint", "kd", "joint")
 SAMPLES = 22
@@ -75,7 +76,7 @@ def fit(model, dataset, epochs=2):
 
 def elements(dataset):
     """Inputs, labels and what was said, of all examples in their order."""
-    parts = [(t.inputs, y, t.said) for t, y in dataset.as_numpy_iterator()]
+    parts = [(t.inputs, y, t.teacher_outputs) for t, y in dataset.as_numpy_iterator()]
     said = {
         what.split(" (")[0]: np.concatenate(
             [one[what] for p in parts for one in p[2].values()]
@@ -160,13 +161,13 @@ def test_a_training_on_the_cache_is_that_without_it_to_rounding(kind, stage, tmp
 
 def test_a_stage_reads_no_more_than_it_asks_for(tmp_path, monkeypatch):
     read = set()
-    take = storage.Shards.take
+    read_rows = storage.Shards.read_rows
 
     def noted(self, name, rows):
         read.add(name.split(" (")[0].removeprefix(f"{member} "))
-        return take(self, name, rows)
+        return read_rows(self, name, rows)
 
-    monkeypatch.setattr(storage.Shards, "take", noted)
+    monkeypatch.setattr(storage.Shards, "read_rows", noted)
     model = distiller(hints=[("high", "low"), ("low", "high")])
     [member] = model.teacher.fingerprints()
     dataset = cached(model, batches(*data()), tmp_path)
@@ -187,6 +188,10 @@ def test_a_stage_reads_no_more_than_it_asks_for(tmp_path, monkeypatch):
         assert found["hint", run] == labels | {"hint low"}
         assert found["joint", run] == labels | logits | {"hint low", "hint high"}
     assert read == labels | logits
+    # The student predicts from the inputs alone.
+    read.clear()
+    model.predict(dataset, verbose=0)
+    assert read == labels
 
 
 def test_the_teacher_is_run_once_for_each_example_and_never_again(
@@ -718,9 +723,10 @@ def test_a_dataset_of_another_teacher_or_layer_is_refused_by_fit(made):
             call(distiller(hints=("low", "low")), dataset)
     with pytest.raises(ValueError, match="takes .*6"):
         x, y = np.ones((4, 7), "float32"), np.ones((4, 3))
+        outputs = distiller().with_teacher_outputs(x0[:4]).teacher_outputs
         fit(
             distiller(),
-            batches(kf.teacher_outputs.Taught(x, distiller().taught(x0[:4]).said), y),
+            batches(CachedInputs(x, outputs), y),
         )
 
 
@@ -917,7 +923,7 @@ def test_inputs_and_weights_need_no_labels(tmp_path):
 def test_what_was_said_may_stand_alone(tmp_path):
     losses = []
     dataset = cached(distiller(), batches(*data()), tmp_path)
-    for change in (lambda taught, y: (taught, y), lambda taught, y: taught):
+    for change in (lambda x, y: (x, y), lambda x, y: x):
         model = distiller(network(5), stage="hint")
         losses.append(fit(model, dataset.map(change)))
     assert losses[0] == losses[1]
