@@ -305,6 +305,22 @@ def test_hint_values_and_gradients(shape):
     )
 
 
+@pytest.mark.parametrize("value", [keras.Variable, tf.convert_to_tensor])
+def test_the_temperature_may_be_a_variable_or_a_tensor(value):
+    teacher, student = outputs()
+    temperature = value(3.0)
+    assert_close(
+        kf.soft_target_crossentropy(teacher, student, temperature),
+        reference.soft_target_crossentropy(teacher, student, 3.0),
+    )
+    loss = kf.SoftTargetCrossentropy(temperature, reduction=None)
+    assert loss.temperature is temperature
+    assert_close(
+        loss(teacher, student),
+        reference.soft_target_crossentropy(teacher, student, 3.0),
+    )
+
+
 # As losses of Keras
 
 
