@@ -1,5 +1,6 @@
 """The checks that many functions share say what was passed and what is expected."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -43,3 +44,34 @@ def test_what_is_no_choice_is_refused(value):
 def test_none_is_a_choice_where_it_is_listed():
     assert checks.check_choice("v", None, (None, "a")) is None
     assert checks.check_choice("v", "a", (None, "a")) == "a"
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, 2e-30, 5e29, np.float32(3.0)])
+def test_a_number_is_returned_as_a_python_float(value):
+    number = checks.check_number("n", value)
+    assert type(number) is float
+    assert number == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, -1e-30, 1e-31, 1e31, float("inf"), float("nan"), True, "1", None, [1, 2]],
+)
+def test_what_is_no_finite_number_is_refused(value):
+    with pytest.raises(ValueError, match="`n` must be one finite, non-negative number"):
+        checks.check_number("n", value)
+
+
+def test_zero_is_refused_where_a_number_must_be_positive():
+    assert checks.check_number("n", 1, "positive") == 1.0
+    with pytest.raises(ValueError, match="positive number; received 0"):
+        checks.check_number("n", 0, "positive")
+
+
+def test_callbacks_are_listed_in_any_form_that_fit_accepts():
+    one, other = keras.callbacks.History(), keras.callbacks.Callback()
+    assert checks.list_callbacks(None) == []
+    assert checks.list_callbacks(one) == [one]
+    assert checks.list_callbacks((one, other)) == [one, other]
+    listed = keras.callbacks.CallbackList([one, other], add_history=False)
+    assert checks.list_callbacks(listed) == listed.callbacks
