@@ -1,4 +1,4 @@
-"""λ's curriculum: whom the teacher's confidence lets push, and how hard."""
+"""How strongly teacher and labels push the student, by teacher confidence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,42 +10,43 @@ from keras_fitnets.distillation.evaluation import EvaluationData
 from keras_fitnets.distillation.evaluation import StudentEvaluator
 from keras_fitnets.utils import figures
 from keras_fitnets.utils.checks import check_number
-from keras_fitnets.utils.figures import create_figure
 
 
 def curriculum(
     distiller: Distiller, x: Any, y: Any, lambdas: Sequence[float], path: Any = None
 ) -> Any:
-    """Draw how hard the teacher pushes beside the label, over how sure it is.
+    """Draw how strongly the teacher pushes beside the label, by teacher confidence.
 
-    On a student that knows nothing yet, whose output is uniform, `u`, the gradients of
-    the two terms of Eq. 2 in the logits are in the ratio
+    Use it to choose λ, or the values that `LambdaAnnealing` goes through. For a student
+    that knows nothing yet, whose output is the uniform `u`, the gradients of the two
+    terms of Eq. 2 with respect to the logits are in the ratio
 
     `λ/τ · ‖P_T^τ - u‖ / ‖y - u‖`
 
     (times τ² with `temperature_squared`). A teacher that is unsure hardly pushes: that
-    is the curriculum of Romero et al., "FitNets" (arXiv 1412.6550), section 2.4, and
-    a smaller λ lets the labels of such examples count for more. Each example is a
-    point for each λ, at the teacher's confidence, the largest of `P_T^τ` (of sigmoid
-    units the mean over them of the larger of `p` and `1 - p`). Below, how many
-    examples there are; those where the teacher chooses otherwise than the label are
-    marked.
+    is the curriculum of Romero et al., "FitNets" (arXiv 1412.6550), section 2.4. With a
+    smaller λ, the labels of such examples count for more.
+
+    The upper panel has a point for each example and λ, at the teacher's confidence: the
+    largest probability in `P_T^τ`, or for sigmoid units the mean over them of the
+    larger of `p` and `1 - p`. Crosses mark examples in which the teacher disagrees with
+    the label. The lower panel has the number of examples by confidence.
 
     Args:
         distiller: a `Distiller` of one output, in any stage, compiled or not. τ is its
-            own.
+            `temperature`.
         x: inputs, `(samples, ...)`, in the structure that the networks take.
-        y: their labels: the numbers of classes, `(samples,)`, or targets like the
+        y: their labels: class numbers, `(samples,)`, or targets in the form of the
             output, `(samples, classes)`.
         lambdas: values of λ, one to five: `[annealing.value(e) for e in (0, 250, 499)]`
             are those at the beginning, in the middle and at the end of 500 epochs.
-        path: a file to draw in, as Matplotlib takes it.
+        path: a file to save the picture in, as `Figure.savefig` takes it.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ImportError: without Matplotlib.
+        ImportError: if Matplotlib is not installed.
         TypeError: if `distiller` is no Distiller, or `x` no array.
         ValueError: for several outputs, for labels or values of λ that do not fit, and
             for inputs that the networks do not take.
@@ -61,151 +62,184 @@ def curriculum(
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()][:2]
     ['λ = 4', 'λ = 1']
     """
-    output, activation = _output_of(distiller)
-    lambdas = _checked(lambdas)
+    output, activation = _find_output(distiller)
+    lambdas = _check_lambdas(lambdas)
     sample = EvaluationData("curriculum", x, 32)
     sample.check(distiller)
-    look = StudentEvaluator(distiller, sample, "kd", None, eagerly=True)
-    soft = [
-        look.soft_logits(teacher_outputs, output)
-        for teacher_outputs in look.teacher_outputs
-    ]
-    logits, temperature = np.concatenate(soft), distiller.temperature
+    evaluator = StudentEvaluator(distiller, sample, "kd", None, eagerly=True)
+    logits = np.concatenate(
+        [evaluator.soft_logits(batch, output) for batch in evaluator.teacher_outputs]
+    )
     if logits.ndim != 2:
         raise ValueError(
-            "`curriculum` draws one answer for each example; the output has the shape "
-            f"{logits.shape}. Pass a Distiller whose output is (samples, classes)."
+            "`curriculum` draws one prediction for each example; received an output of "
+            f"shape {logits.shape}. Pass a Distiller whose output is (samples, "
+            "classes)."
         )
-    targets = _targets(y, logits.shape, activation)
-    said = _probabilities(logits / temperature, activation)
+    temperature = distiller.temperature
+    targets = _to_targets(y, logits.shape, activation)
+    soft_targets = _to_probabilities(logits / temperature, activation)
+    # The gradient of either cross-entropy with respect to the logits is the student's
+    # probability minus the target; for the soft targets another 1/τ comes from the
+    # division of the logits by τ. The student's probability is uniform here.
     uniform = 0.5 if activation == "sigmoid" else 1 / logits.shape[1]
-    label = np.linalg.norm(targets - uniform, axis=-1)
-    # A target that is uniform itself does not push at all.
-    label[label == 0] = np.nan
-    ratio = np.linalg.norm(said - uniform, axis=-1) / label / temperature
+    label_push = np.linalg.norm(targets - uniform, axis=-1)
+    # A uniform target does not push at all. NaN leaves the point out of the picture.
+    label_push[label_push == 0] = np.nan
+    teacher_push = np.linalg.norm(soft_targets - uniform, axis=-1) / temperature
     if distiller.temperature_squared:
-        ratio *= temperature**2
+        teacher_push *= temperature**2
     if activation == "sigmoid":
-        confidence = np.mean(np.maximum(said, 1 - said), axis=-1)
-        wrong = np.any((said > 0.5) != (targets > 0.5), axis=-1)
+        confidence = np.mean(np.maximum(soft_targets, 1 - soft_targets), axis=-1)
+        is_wrong = np.any((soft_targets > 0.5) != (targets > 0.5), axis=-1)
     else:
-        confidence = np.max(said, axis=-1)
-        wrong = np.argmax(said, axis=-1) != np.argmax(targets, axis=-1)
-    figure = _drawn(confidence, ratio, wrong, lambdas, temperature)
+        confidence = np.max(soft_targets, axis=-1)
+        is_wrong = np.argmax(soft_targets, axis=-1) != np.argmax(targets, axis=-1)
+    ratio = teacher_push / label_push
+    figure = _draw(confidence, ratio, is_wrong, lambdas, temperature)
     return figures.save_figure(figure, path)
 
 
-def _output_of(distiller: Any) -> tuple[int, str]:
-    """The position of the output that is drawn, and its activation."""
+def _find_output(distiller: Any) -> tuple[int, str]:
+    """Return the position of the one distilled output, and its activation."""
     if not isinstance(distiller, Distiller):
         raise TypeError(
-            "`curriculum` draws what the teacher of a keras_fitnets.Distiller says; "
-            f"received {distiller!r}."
+            "`curriculum` draws the soft targets of a keras_fitnets.Distiller; "
+            f"received {distiller!r}. Pass the Distiller itself."
         )
-    pairs = enumerate(distiller.output_pairs)
-    used = [(i, pair.activation) for i, pair in pairs if pair is not None]
-    if len(used) > 1:
+    distilled = [
+        (i, pair.activation)
+        for i, pair in enumerate(distiller.output_pairs)
+        if pair is not None
+    ]
+    if len(distilled) > 1:
         raise ValueError(
-            f"`curriculum` draws one output; this Distiller has {len(used)}. Make one "
-            "whose `activation` has None in the place of the others."
+            f"`curriculum` draws one output; this Distiller has {len(distilled)}. Make "
+            "one whose `activation` has None in the place of the others."
         )
-    return used[0]
+    return distilled[0]
 
 
-def _checked(lambdas: Any) -> list[float]:
+def _check_lambdas(lambdas: Any) -> list[float]:
     try:
         values = [check_number("lambdas", value) for value in lambdas]
+    # A LambdaAnnealing, or one number, cannot be iterated over.
     except TypeError:
         values = []
     if not 1 <= len(values) <= 5:
         raise ValueError(
             "`lambdas` must hold one to five values of λ; received "
-            f"{lambdas!r:.80}. Of a LambdaAnnealing pass "
+            f"{lambdas!r:.80}. For a LambdaAnnealing pass "
             "`[annealing.value(epoch) for epoch in (0, 250, 499)]`."
         )
     return values
 
 
-def _targets(y: Any, shape: tuple[int, int], activation: str) -> Any:
-    """Labels as they stand beside the probabilities."""
+def _to_targets(y: Any, shape: tuple[int, int], activation: str) -> Any:
+    """Return labels as targets `(samples, units)`, whatever their form.
+
+    Unlike `runtimes.predictions.labels_to_classes` this keeps soft labels as they are:
+    their distance from uniform is what is drawn.
+    """
     labels = np.asarray(y)
-    numeric = labels.dtype.kind in "biuf"
+    is_numeric = labels.dtype.kind in "biuf"
     samples, units = shape
-    if numeric and labels.shape == shape:
+    if is_numeric and labels.shape == shape:
         return labels.astype("float64")
-    flat = labels.shape in ((samples,), (samples, 1))
-    if numeric and flat and activation == "sigmoid" and units == 1:
+    is_flat = labels.shape in ((samples,), (samples, 1))
+    if is_numeric and is_flat and activation == "sigmoid" and units == 1:
         return labels.reshape(shape).astype("float64")
-    if numeric and flat and activation == "softmax" and np.all(labels % 1 == 0):
-        numbers = labels.reshape(-1).astype(int)
-        if numbers.min() >= 0 and numbers.max() < units:
-            return np.eye(units)[numbers]
+    if is_numeric and is_flat and activation == "softmax" and np.all(labels % 1 == 0):
+        classes = labels.reshape(-1).astype(int)
+        if classes.min() >= 0 and classes.max() < units:
+            return np.eye(units)[classes]
+    value_range = ""
+    if is_numeric and is_flat:
+        value_range = f", from {labels.min()} to {labels.max()}"
     raise ValueError(
         f"`y` must hold for each of {samples} samples the number of one of {units} "
-        f"classes, or {units} targets; received {labels.dtype} of shape {labels.shape}"
-        + (f", from {labels.min()} to {labels.max()}" if numeric and flat else "")
-        + f", for {activation} outputs."
+        f"classes, or {units} targets, for {activation} outputs; received "
+        f"{labels.dtype} of shape {labels.shape}{value_range}. Number the classes from "
+        "0, or pass one-hot vectors."
     )
 
 
-def _probabilities(logits: Any, activation: str) -> Any:
+def _to_probabilities(logits: Any, activation: str) -> Any:
     if activation == "sigmoid":
+        # sigmoid(z) = exp(-log(1 + exp(-z))); `logaddexp(0, -z)` cannot overflow.
         return np.exp(-np.logaddexp(0.0, -logits))
-    shifted = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return shifted / np.sum(shifted, axis=-1, keepdims=True)
+    # softmax(z) = softmax(z - max z), and exp(z - max z) cannot overflow.
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return powers / np.sum(powers, axis=-1, keepdims=True)
 
 
-def _drawn(
-    confidence: Any, ratio: Any, wrong: Any, lambdas: list[float], temperature: float
+def _draw(
+    confidence: Any, ratio: Any, is_wrong: Any, lambdas: list[float], temperature: float
 ) -> Any:
-    figure = create_figure(7.5, 4.8)
-    grid: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1.0])
-    above, below = grid
-    for i, value in enumerate(lambdas):
-        above.scatter(
+    """Draw the ratios of all examples above the number of examples.
+
+    Args:
+        confidence: that of the teacher, `(samples,)`.
+        ratio: the teacher's push over the label's at λ = 1, `(samples,)`.
+        is_wrong: whether the teacher disagrees with the label, `(samples,)`.
+        lambdas: the values of λ.
+        temperature: τ, for the label of the axis.
+    """
+    figure = figures.create_figure(7.5, 4.8)
+    axes: Any = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1.0])
+    ratio_axis, count_axis = axes
+    for (color, marker), value in zip(figures.LINES, lambdas, strict=False):
+        ratio_axis.scatter(
             confidence,
             value * ratio,
             s=12,
-            color=figures.LINES[i][0],
-            marker=figures.LINES[i][1],
+            color=color,
+            marker=marker,
             alpha=0.5,
             linewidth=0,
             label=f"λ = {value:g}",
         )
-    for i, value in enumerate(lambdas if np.any(wrong) else ()):
-        above.scatter(
-            confidence[wrong],
-            value * ratio[wrong],
-            s=40,
-            color="black",
-            marker="x",
-            linewidth=1.2,
-            label=None if i else "teacher is wrong",
-        )
-    above.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="equal")
-    above.set(ylim=(0, None), ylabel="push of the teacher\n/ push of the label")
-    figures.style_axis(above)
-    figures.place_legend(above)
-    _count(below, confidence, wrong)
-    below.set_xlabel(f"teacher's confidence at τ = {temperature:g}, a probability")
+    # The crosses come after all points, so that none is hidden, and share one entry in
+    # the legend.
+    if np.any(is_wrong):
+        for i, value in enumerate(lambdas):
+            ratio_axis.scatter(
+                confidence[is_wrong],
+                value * ratio[is_wrong],
+                s=40,
+                color="black",
+                marker="x",
+                linewidth=1.2,
+                label=None if i else "teacher is wrong",
+            )
+    ratio_axis.axhline(1.0, color="0.4", linewidth=1, linestyle="--", label="equal")
+    ratio_axis.set(ylim=(0, None), ylabel="push of the teacher\n/ push of the label")
+    figures.style_axis(ratio_axis)
+    figures.place_legend(ratio_axis)
+    _draw_counts(count_axis, confidence, is_wrong)
+    count_axis.set_xlabel(f"teacher's confidence at τ = {temperature:g}, a probability")
     return figure
 
 
-def _count(axis: Any, confidence: Any, wrong: Any) -> None:
-    """How many examples there are; a few beside many can be seen on a log axis."""
-    bins = np.histogram_bin_edges(confidence, bins=30)
-    middles, width = (bins[:-1] + bins[1:]) / 2, bins[1] - bins[0]
-    bars = {
-        "right": (~wrong, {"width": width, "color": "0.75"}),
-        "wrong": (
-            wrong,
-            {"width": width / 2, "color": figures.VERMILLION, "hatch": "////"},
-        ),
-    }
-    for name, (which, options) in bars.items():
-        heights = np.histogram(confidence[which], bins)[0]
-        label = f"teacher is {name}: {np.sum(which)}"
-        axis.bar(middles, heights, edgecolor="white", label=label, **options)
+def _draw_counts(axis: Any, confidence: Any, is_wrong: Any) -> None:
+    """Draw a histogram of the confidence, for a right and for a wrong teacher."""
+    edges = np.histogram_bin_edges(confidence, bins=30)
+    centers, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
+    # The bars of a wrong teacher are narrower: both stay visible where they overlap.
+    right_style = {"width": width, "color": "0.75"}
+    wrong_style = {"width": width / 2, "color": figures.VERMILLION, "hatch": "////"}
+    for name, is_in, style in (
+        ("right", ~is_wrong, right_style),
+        ("wrong", is_wrong, wrong_style),
+    ):
+        axis.bar(
+            centers,
+            np.histogram(confidence[is_in], edges)[0],
+            edgecolor="white",
+            label=f"teacher is {name}: {np.sum(is_in)}",
+            **style,
+        )
+    # On a logarithmic axis a few examples can be seen beside many.
     axis.set(yscale="log", ylim=(0.7, None), ylabel="examples")
     axis.yaxis.set_major_formatter("{x:g}")
     figures.style_axis(axis)

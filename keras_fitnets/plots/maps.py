@@ -1,5 +1,6 @@
-"""A hint beside what the student makes of it."""
+"""The hint above the student's prediction of it."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -12,7 +13,10 @@ from keras_fitnets.inspection import activations
 from keras_fitnets.utils import figures
 from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import is_integer
-from keras_fitnets.utils.figures import create_figure
+
+# What the rows of a picture are, by the number of axes of the hint: a flat layer
+# (samples, units), a sequence (samples, steps, channels), or maps.
+_ROW_NAMES = {2: ["sample"], 3: ["channel"], 4: []}
 
 
 def hint_maps(
@@ -25,26 +29,29 @@ def hint_maps(
 ) -> Any:
     """Draw the teacher's hint above the student's prediction of it, in one scale.
 
-    `u_h(x)` above `r(v_g(x))`, the two sides of Eq. 3 in Romero et al., "FitNets"
-    (arXiv 1412.6550), for the first images of `x`, in inference mode; in the title R²
-    over all of `x`, as `StudentMonitor` has it. Drawn are the channels of the hint
-    that vary most over the first 32 samples. Of a sequence they are rows over its
-    steps, steps that a mask leaves out blank; of a flat layer all units are drawn, with
-    a row for each sample; of 3-D maps the middle plane.
+    Use it after stage 1, to see what the guided layer has learned. Drawn are `u_h(x)`
+    above `r(v_g(x))`, the two sides of Eq. 3 in Romero et al., "FitNets" (arXiv
+    1412.6550), for the first inputs in `x`, in inference mode. The title has R² over
+    all of `x`, as `StudentMonitor` logs it. The channels are those of the hint that
+    vary most over the first 32 samples.
+
+    How a hint is drawn depends on its shape. Of 3-D maps the middle plane is drawn. Of
+    a sequence each channel is a row over its steps, and steps that a mask leaves out
+    are blank. Of a flat layer all units are drawn, with a row for each sample.
 
     Args:
         distiller: a `Distiller` with hints, in any stage, compiled or not.
         x: inputs, `(samples, ...)`, in the structure that the networks take.
-        pair: the position of the pair among `distiller.hints`.
-        channels: how many channels are drawn.
-        images: how many of the inputs are drawn.
-        path: a file to draw in, as Matplotlib takes it.
+        pair: the position of the pair in `distiller.hints`.
+        channels: the number of channels to draw.
+        images: the number of inputs to draw.
+        path: a file to save the picture in, as `Figure.savefig` takes it.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ImportError: without Matplotlib.
+        ImportError: if Matplotlib is not installed.
         TypeError: if `distiller` is no Distiller, or `x` no array.
         ValueError: if there are no hints, or no such pair, and for inputs that the
             networks do not take.
@@ -64,35 +71,44 @@ def hint_maps(
     >>> len(figure.axes)  # The image, two maps of each network, and their scale.
     6
     """
-    _check(distiller, pair, {"channels": channels, "images": images})
+    _check_arguments(distiller, pair, channels, images)
     sample = EvaluationData("hint_maps", x, max(32, images))
     sample.check(distiller)
-    look = StudentEvaluator(distiller, sample, "hint", (pair,), eagerly=True)
-    [r2] = look.compute().values()
-    first = next(iter(sample))
-    hint, mask = look.teacher_outputs[0].hints[pair]
-    [predicted] = look.regressed(first)
+    evaluator = StudentEvaluator(distiller, sample, "hint", (pair,), eagerly=True)
+    [r2] = evaluator.compute().values()
+    first_batch = next(iter(sample))
+    hint, mask = evaluator.teacher_outputs[0].hints[pair]
+    [prediction] = evaluator.regressed(first_batch)
     if mask is not None:
-        blanked = np.reshape(mask, mask.shape + (1,) * (hint.ndim - mask.ndim))
-        hint, predicted = (np.where(blanked, v, np.nan) for v in (hint, predicted))
-    both = [_channels_last(values, distiller, pair) for values in (hint, predicted)]
-    liveliest = _liveliest(both[0], channels)
-    rows = [_tiles(values[:images], liveliest) for values in both]
-    pictures = _pictures(first, min(images, len(sample)))
-    figure = _drawn(rows, pictures, both[0].ndim, liveliest)
-    chosen = distiller.hints[pair]
-    judged = f", R² = {r2:.2f} over {len(sample)} samples" if np.isfinite(r2) else ""
-    judged = judged.replace("-", "−")
-    title = f"hint {chosen.hint_layer} → guided {chosen.guided_layer}{judged}"
+        # Matplotlib leaves NaN blank, and the scale of colours ignores it.
+        mask = np.reshape(mask, mask.shape + (1,) * (hint.ndim - mask.ndim))
+        hint = np.where(mask, hint, np.nan)
+        prediction = np.where(mask, prediction, np.nan)
+    hint = _to_channels_last(hint, distiller, pair)
+    prediction = _to_channels_last(prediction, distiller, pair)
+    chosen = _choose_channels(hint, channels)
+    figure = _draw(
+        _split_into_tiles(hint[:images], chosen),
+        _split_into_tiles(prediction[:images], chosen),
+        _get_images(first_batch, min(images, len(sample))),
+        hint.ndim,
+        chosen,
+    )
+    layers = distiller.hints[pair]
+    title = f"hint {layers.hint_layer} → guided {layers.guided_layer}"
+    if np.isfinite(r2):
+        # A minus sign, as Matplotlib writes it on the scale, in place of a hyphen.
+        number = f"{r2:.2f}".replace("-", "−")
+        title += f", R² = {number} over {len(sample)} samples"
     figure.suptitle(title, fontsize="medium")
     return figures.save_figure(figure, path)
 
 
-def _check(distiller: Any, pair: Any, counts: dict[str, Any]) -> None:
+def _check_arguments(distiller: Any, pair: Any, channels: Any, images: Any) -> None:
     if not isinstance(distiller, Distiller):
         raise TypeError(
             "`hint_maps` draws the hints of a keras_fitnets.Distiller; received "
-            f"{distiller!r}."
+            f"{distiller!r}. Pass the Distiller itself."
         )
     count = len(distiller.hints)
     if not count:
@@ -106,44 +122,51 @@ def _check(distiller: Any, pair: Any, counts: dict[str, Any]) -> None:
             f"`pair` must be the position of a pair of hints, counted from 0; received "
             f"{pair!r}. There are {known}."
         )
-    for name, value in counts.items():
-        check_integer(name, value)
+    check_integer("channels", channels)
+    check_integer("images", images)
 
 
-def _channels_last(values: Any, distiller: Distiller, pair: int) -> Any:
-    """Features with their channels last; of 3-D maps the middle plane."""
+def _to_channels_last(values: Any, distiller: Distiller, pair: int) -> Any:
+    """Return features with their channels last; of 3-D maps the middle plane."""
     values = np.asarray(values, "float64")
     hint = distiller.hints[pair]
     network = distiller.teacher.models[hint.member]
-    first = activations.data_format(network, hint.hint_layer) == "channels_first"
-    if first and values.ndim > 2:
+    data_format = activations.data_format(network, hint.hint_layer)
+    if data_format == "channels_first" and values.ndim > 2:
         values = np.moveaxis(values, 1, -1)
     return values[:, values.shape[1] // 2] if values.ndim == 5 else values
 
 
-def _liveliest(hint: Any, count: int) -> list[int]:
-    """The channels that vary most, in their order; of a flat layer all units."""
+def _choose_channels(hint: Any, count: int) -> list[int]:
+    """Return the channels that vary most, in ascending order; all of a flat layer."""
     if hint.ndim == 2:
         return list(range(hint.shape[1]))
     variance = np.nanvar(hint, axis=tuple(range(hint.ndim - 1)))
+    # The stable order makes equal channels come out the same on every machine.
     return sorted(np.argsort(-variance, kind="stable")[:count].tolist())
 
 
-def _tiles(values: Any, channels: list[int]) -> list[list[Any]]:
-    """For each row of the figure its pictures."""
+def _split_into_tiles(values: Any, channels: list[int]) -> list[list[Any]]:
+    """Return a list of pictures for each row of the figure.
+
+    A flat layer is one picture for all samples, a sequence one for each sample, and
+    maps are one for each sample and channel.
+    """
     if values.ndim == 2:
         return [[values]]
     if values.ndim == 3:
-        return [[one[:, channels].T] for one in values]
-    return [[one[..., i] for i in channels] for one in values]
+        return [[sample[:, channels].T] for sample in values]
+    return [[sample[..., i] for i in channels] for sample in values]
 
 
-def _pictures(x: Any, count: int) -> list[Any]:
-    """The inputs as images, if they are some."""
+def _get_images(x: Any, count: int) -> list[Any]:
+    """Return the first inputs as images between 0 and 1, or none if they are none."""
     arrays = keras.tree.flatten(x)
     if len(arrays) != 1 or arrays[0].ndim not in (3, 4):
         return []
     images = np.asarray(arrays[0][:count], "float64")
+    # Grey images have one channel and coloured ones three, in the last axis or, if they
+    # are not there, in the first. Anything else cannot be displayed.
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
         images = np.moveaxis(images, 1, -1)
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
@@ -152,56 +175,74 @@ def _pictures(x: Any, count: int) -> list[Any]:
     return list((images - low) / (high - low or 1.0))
 
 
-def _drawn(
-    rows: list[list[list[Any]]],
-    pictures: list[Any],
+def _draw(
+    hint_rows: list[list[Any]],
+    prediction_rows: list[list[Any]],
+    images: list[Any],
     dimensions: int,
     channels: list[int],
 ) -> Any:
-    """A figure with a hint's row above its prediction's, for each image."""
-    maps, tall = dimensions == 4, len(rows[0][0][0])
-    pictures = pictures if maps else []
-    blocks, tiles, left = len(rows[0]), len(rows[0][0]), len(pictures[:1])
-    high = 1.15 if maps else max(0.8, min(2.5, 0.22 * tall))
-    wide = 1.15 * (left + tiles) if maps else 5.5
-    figure = create_figure(1.5 + wide, 0.7 + 2 * blocks * high)
-    # A little room between the images.
-    heights = ([1.0, 1.0, 0.1] * blocks)[:-1]
-    grid = figure.add_gridspec(len(heights), left + tiles, height_ratios=heights)
-    finite = [tile[np.isfinite(tile)] for row in rows for one in row for tile in one]
-    values = np.concatenate(finite)
+    """Draw each row of the hint above the same row of its prediction.
+
+    Args:
+        hint_rows: the pictures of the hint, as `_split_into_tiles` returns them.
+        prediction_rows: those of its prediction.
+        images: the inputs, drawn to the left of maps.
+        dimensions: the number of axes of the hint.
+        channels: the channels that are drawn.
+    """
+    is_map = dimensions == 4
+    images = images if is_map else []
+    rows, columns = len(hint_rows), len(hint_rows[0])
+    first_column = 1 if images else 0
+    # Maps are small squares. Everything else is one wide picture, whose height follows
+    # the number of its rows.
+    if is_map:
+        height, width = 1.15, 1.15 * (first_column + columns)
+    else:
+        height, width = max(0.8, min(2.5, 0.22 * len(hint_rows[0][0]))), 5.5
+    figure = figures.create_figure(1.5 + width, 0.7 + 2 * rows * height)
+    # Each row of the figure takes two rows of the grid, and a third one for some room
+    # below it, which the last row does not need.
+    heights = ([1.0, 1.0, 0.1] * rows)[:-1]
+    grid = figure.add_gridspec(
+        len(heights), first_column + columns, height_ratios=heights
+    )
+    # One scale of colours for all pictures, or they could not be compared.
+    tiles = itertools.chain(*hint_rows, *prediction_rows)
+    values = np.concatenate([np.ravel(tile) for tile in tiles])
     options = {
-        **{"vmin": values.min(), "vmax": values.max(), "interpolation": "nearest"},
-        "aspect": "equal" if maps else "auto",
+        "vmin": np.nanmin(values),
+        "vmax": np.nanmax(values),
+        "interpolation": "nearest",
+        "aspect": "equal" if is_map else "auto",
     }
-    shown, drawn = None, []
-    for i in range(blocks):
-        if pictures:
+    axes = []
+    for i in range(rows):
+        if images:
             axis = figure.add_subplot(grid[3 * i : 3 * i + 2, 0])
-            axis.imshow(pictures[i], cmap="gray")
+            axis.imshow(images[i], cmap="gray")
             axis.set(xticks=[], yticks=[], title="" if i else "image")
-        for j, side in enumerate(("hint", "regressed")):
-            for k, tile in enumerate(rows[j][i]):
-                axis = figure.add_subplot(grid[3 * i + j, left + k])
-                drawn.append(axis)
-                shown = axis.imshow(tile, **options)
-                if maps:
+        sides = {"hint": hint_rows[i], "regressed": prediction_rows[i]}
+        for j, (name, row) in enumerate(sides.items()):
+            for k, tile in enumerate(row):
+                axis = figure.add_subplot(grid[3 * i + j, first_column + k])
+                picture = axis.imshow(tile, **options)
+                if is_map:
                     axis.set(xticks=[], yticks=[])
                     axis.set_title("" if i + j else f"map {channels[k]}")
                 else:
-                    _label(axis, dimensions, channels, last=2 * i + j == 2 * blocks - 1)
+                    is_last = i == rows - 1 and name == "regressed"
+                    _label_axis(axis, dimensions, channels, is_last)
                 if k == 0:
-                    axis.set_ylabel("\n".join([side, *_ROWS[dimensions]]))
-    figure.colorbar(shown, ax=drawn, label="activation")
+                    axis.set_ylabel("\n".join([name, *_ROW_NAMES[dimensions]]))
+                axes.append(axis)
+    figure.colorbar(picture, ax=axes, label="activation")
     return figure
 
 
-# What is below what in the picture of a flat layer, of a sequence and of a map.
-_ROWS = {2: ["sample"], 3: ["channel"], 4: []}
-
-
-def _label(axis: Any, dimensions: int, channels: list[int], last: bool) -> None:
-    """What the rows and columns of a picture are that is no map."""
+def _label_axis(axis: Any, dimensions: int, channels: list[int], is_last: bool) -> None:
+    """Label the rows and columns of a flat layer or a sequence."""
     from matplotlib import ticker
 
     if dimensions == 3:
@@ -209,6 +250,7 @@ def _label(axis: Any, dimensions: int, channels: list[int], last: bool) -> None:
     else:
         axis.yaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
     axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axis.tick_params(labelbottom=last)
-    if last:
+    # The pictures share their columns, so that labels below the last one are enough.
+    axis.tick_params(labelbottom=is_last)
+    if is_last:
         axis.set_xlabel("unit" if dimensions == 2 else "step")

@@ -73,8 +73,8 @@ def to_arrays(data: Any) -> tuple[Any, Any]:
         raise ValueError(
             "Data must be `x` or `(x, y)`, with the same number of samples in each, at "
             f"least one; received inputs of the shapes {sorted(set(shapes))} and "
-            f"labels of the shape {None if y is None else y.shape}. Pass each input as one "
-            "array with the samples first."
+            f"labels of the shape {None if y is None else y.shape}. Pass each input "
+            "as one array with the samples first."
         )
     return x, y
 

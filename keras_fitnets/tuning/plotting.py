@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_fitnets.tuning.search_space import NO_HINT
-from keras_fitnets.utils.figures import create_figure
+from keras_fitnets.utils import figures
 
 
 def plot(tuner: Any, path: Any = None) -> Any:
@@ -48,7 +48,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
     scores = [trial.score for trial in trials]
     values = [trial.hyperparameters.values for trial in trials]
     hints = sorted({value["hint"] for value in values})
-    figure = create_figure(1.8 + 3.0 * len(hints), 3.6)
+    figure = figures.create_figure(1.8 + 3.0 * len(hints), 3.6)
     from matplotlib import colors
     from matplotlib import ticker
 
@@ -78,8 +78,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
             axis.set_title(f"best: {scores[0]:.4g}", loc="right", fontsize="small")
         title = "no hint" if hint == NO_HINT else f"hint {hint}"
         axis.set_title(title, loc="left", fontsize="medium")
-        axis.grid(color="0.9")
-        axis.set_axisbelow(True)
+        figures.style_axis(axis, has_frame=True)
     axes[0].set(yscale="log", ylabel="τ")
     if min(value["lambda"] for value in values) > 0:
         axes[0].set_xscale("log")
@@ -91,6 +90,4 @@ def plot(tuner: Any, path: Any = None) -> Any:
     for axis in axes:
         axis.set_xlabel("λ")
     figure.colorbar(shown, ax=axes, label=objective.name)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return figures.save_figure(figure, path)

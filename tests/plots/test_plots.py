@@ -118,7 +118,11 @@ def test_of_pairs_in_turn_only_whole_logs_are_drawn():
     [
         (history(**KD), TypeError, "StagewiseHistory(keras.callbacks.History(), h"),
         (KD, TypeError, "must be what `fit_stagewise` returned"),
-        (run({}, {"loss": [1.0]}), ValueError, "nothing to draw, but [[], ['loss']]"),
+        (
+            run({}, {"loss": [1.0]}),
+            ValueError,
+            "nothing to draw; received [[], ['loss']]",
+        ),
     ],
 )
 def test_what_is_no_history_of_two_stages_is_refused(given, error, message):

@@ -362,7 +362,7 @@ def embedding():
             {"a": tiny.network(), "b": tiny.network(classes=1)},
             {"data": tiny.data()[0]},
             ValueError,
-            "'b' makes 8 predictions by sigmoid of 1 unit.*, the first model .* softmax",
+            "'b' makes 8 predictions by sigmoid of 1 unit.*the first model .* softmax",
         ),
         (
             {"a": tiny.network(classes=4), "b": tiny.network(classes=3)},
