@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import tensorflow as tf
 import tiny
 from keras import layers
 from keras import ops
+from processes import Program
 
 import keras_fitnets as kf
 from keras_fitnets.cache import storage
@@ -805,9 +804,8 @@ def test_an_interrupted_writer_goes_on_with_what_is_missing(
 
 
 def writer(folder, *words):
-    command = [sys.executable, str(WRITER), str(folder), *words]
     threads = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads)
+    return Program([WRITER, folder, *words], environment=threads)
 
 
 @pytest.mark.slow

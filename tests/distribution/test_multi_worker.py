@@ -2,16 +2,15 @@
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from loopback import addresses
+from processes import Program
 
-# Each test starts Python and TensorFlow several times.
+# Each test trains in several processes.
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
@@ -20,13 +19,11 @@ SECONDS = 240
 
 def start(folder, workers, index, **config):
     config = {"workers": workers, "index": index, "folder": str(folder), **config}
-    with open(folder / f"log{index}", "w") as log:
-        return subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), json.dumps(config)],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-            stdout=log,
-            stderr=log,
-        )
+    return Program(
+        [HERE / "worker.py", json.dumps(config)],
+        environment={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        log=folder / f"log{index}",
+    )
 
 
 def finish(folder, processes):
@@ -101,11 +98,9 @@ def test_keras_still_needs_our_help(tmp_path):
     workers, program = addresses(2), tmp_path / "alone.py"
     program.write_text(textwrap.dedent(KERAS_ALONE))
     processes = [
-        subprocess.Popen(
-            [sys.executable, program, *workers, str(i)],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-            stderr=subprocess.PIPE,
-            text=True,
+        Program(
+            [program, *workers, i],
+            environment={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
         )
         for i in range(2)
     ]

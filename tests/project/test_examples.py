@@ -10,17 +10,18 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import processes
 import pytest
 
 import keras_fitnets  # noqa: F401 - registers the layers of the saved student
 
-# Each test starts Python and TensorFlow, and trains.
+# Each test trains in processes of its own.
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHORT = ["--teacher-epochs", "2", "--hint-epochs", "2", "--kd-epochs", "3"]
 SHORT += ["--batch-size", "512"]
-DIGITS = [sys.executable, str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
+DIGITS = [str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
 
 
 # A shell's background job has SIGINT ignored, and so have the processes it starts.
@@ -34,9 +35,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_digits_interrupted_and_resumed(tmp_path):
-    python, *arguments = DIGITS
     with subprocess.Popen(
-        [python, "-c", HEEDING, *arguments],
+        [sys.executable, "-c", HEEDING, *DIGITS],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -55,9 +55,8 @@ def test_digits_interrupted_and_resumed(tmp_path):
         before = list(csv.DictReader(file))
     assert [row["epoch"] for row in before] == list("01234")
 
-    done = subprocess.run(
-        DIGITS, cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    done = processes.run(DIGITS, tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "Seed 0, kd" not in done.stdout
     assert "Seed 0, fitnet, stage 2" in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
@@ -75,18 +74,17 @@ def test_digits_interrupted_and_resumed(tmp_path):
 def test_digits_refuses_a_folder_with_other_settings(tmp_path, changed):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.json").write_text("{}")
-    done = subprocess.run(
-        [*DIGITS, *changed], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = processes.run([*DIGITS, *changed], tmp_path)
     assert done.returncode == 2
     assert "holds a run of {}; use --folder" in done.stderr
 
 
 def test_the_search_compares_its_winner_with_the_paper(tmp_path):
-    command = [sys.executable, str(EXAMPLES / "digits_search.py"), *SHORT]
+    command = [str(EXAMPLES / "digits_search.py"), *SHORT]
     command += ["--hint-epochs", "1", "--kd-epochs", "1", "--trials", "2"]
     command += ["--seeds", "1", "--finalists", "2", "--unseen-seeds", "1"]
-    subprocess.run([*command, "--folder", "run"], cwd=tmp_path, check=True)
+    done = processes.run([*command, "--folder", "run"], tmp_path)
+    assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results["trials"]) == len(results["finalists"]) == 2
     assert len({len(row["accuracy"]) for row in results["compared"].values()}) == 1

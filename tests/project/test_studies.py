@@ -1,16 +1,15 @@
 """The studies of docs/reproduction.md, and of what ships, in a short setting."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 import keras_fitnets as kf
 
-# Each test starts Python and TensorFlow, and trains.
+# Each test trains in a process of its own.
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,13 +20,8 @@ SHORT += ["--hint-epochs", "1", "--folder", "."]
 def run(folder, program, *arguments, first="", results="results.json"):
     """Run a program; `first` is done to its module before."""
     code = f"import sys, {program}\n{first}\n{program}.main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=folder,
-        env={"PATH": "", "HOME": str(folder), "PYTHONPATH": str(EXAMPLES)},
-        capture_output=True,
-        text=True,
-    )
+    environment = {"PATH": "", "HOME": str(folder), "PYTHONPATH": str(EXAMPLES)}
+    done = processes.run(["-c", code, *arguments], folder, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((folder / results).read_text())
 

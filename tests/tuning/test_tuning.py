@@ -4,8 +4,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import tensorflow as tf
 import tiny
 from keras_tuner.errors import FatalError
 from loopback import addresses
+from processes import Program
 
 import keras_fitnets as kf
 from keras_fitnets.tuning import search_space
@@ -426,12 +425,8 @@ def test_a_trial_that_diverges_is_one_failed_trial(tmp_path):
 
 
 def started(folder, trials, **environment):
-    command = [sys.executable, str(HERE / "searching.py"), str(folder), str(trials)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
-    )
+    command = [HERE / "searching.py", folder, trials]
+    return Program(command, environment={**os.environ, **environment})
 
 
 def statuses(folder):
@@ -446,7 +441,7 @@ def wait_for(condition, *processes):
     deadline = time.monotonic() + 240
     while not condition():
         codes = [process.poll() for process in processes]
-        assert not any(codes), [p.stdout.read()[-2000:] for p in processes]
+        assert not any(codes), [p.communicate() for p in processes if p.poll()]
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -496,8 +491,8 @@ def test_a_killed_search_goes_on_and_does_again_the_trial_in_flight_at_most(tmp_
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     again = started(tmp_path, 4)
-    told, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, told[-2000:]
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors[-2000:]
     assert set(statuses(tmp_path).values()) == {"COMPLETED"}
     assert len(statuses(tmp_path)) == 4
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -522,8 +517,8 @@ def test_a_chief_and_workers_one_of_them_killed(tmp_path, monkeypatch):
     workers[1].communicate()
     workers[1] = worker(1)
     for process in (*workers, server):
-        told, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, told[-2000:]
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-2000:]
     assert [*statuses(tmp_path).values()] == ["COMPLETED"] * 6
     # The project holds what all of them have found, under the name of the chief.
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
