@@ -1,4 +1,11 @@
-"""The train step of FitNets, as a `keras.Model`."""
+"""`Distiller`: a `keras.Model` whose training step is that of FitNets.
+
+The step itself is short. `train_step` takes the teacher's outputs, runs the student
+once (`Objective.student`), evaluates the terms of the stage's loss
+(`Distiller._evaluate`, where λ and `hint_weight` multiply them), and applies the
+gradients. The terms are in `objective.py`; what several replicas, or an empty one,
+have to add up is in `keras_fitnets.distribution.replicas`.
+"""
 
 import contextlib
 import functools
@@ -6,6 +13,7 @@ import inspect
 import types
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,11 +22,11 @@ from keras import ops
 
 from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.finite_guard import FiniteGuard
+from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distillation.objective import Objective
 from keras_fitnets.distillation.output_specs import OutputPair
-from keras_fitnets.distillation.settings import Settings
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
@@ -30,55 +38,99 @@ from keras_fitnets.distribution import replicas
 from keras_fitnets.distribution.multi_worker import FitsOnWorkers
 from keras_fitnets.distribution.multi_worker import step_results
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import check_choice
+from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.checks import list_callbacks
+
+STAGES = ("hint", "kd", "joint")
+
+
+class _FloatVariable:
+    """A float argument of `Distiller` that a traced step reads from a variable.
+
+    A Python float would be baked into the traced step as a constant, and assigning
+    another would go unnoticed. The attribute reads as a float, checks what is assigned
+    to it, and keeps it in the scalar variable `attribute` of the Distiller.
+
+    Args:
+        attribute: the name of the Distiller's attribute that holds the variable.
+        doc: the docstring of the argument in the reference.
+        sign: `"positive"` or `"non-negative"`.
+    """
+
+    def __init__(self, attribute: str, doc: str, sign: str = "non-negative") -> None:
+        self._attribute = attribute
+        self._sign = sign
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, distiller: Any, owner: type | None = None) -> Any:
+        # Python passes None when the attribute is read from the class.
+        if distiller is None:
+            return self
+        value = ops.convert_to_numpy(getattr(distiller, self._attribute))
+        # NumPy prints the shortest decimal that rounds to this float32. That is the
+        # number that was assigned: 0.1, where float() would give 0.10000000149.
+        return float(str(value))
+
+    def __set__(self, distiller: Any, value: Any) -> None:
+        variable = getattr(distiller, self._attribute)
+        variable.assign(check_number(self._name, value, self._sign))
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
-class Distiller(FitsOnWorkers, Settings):
+class Distiller(FitsOnWorkers):
     """Trains a student on the hints and soft targets of a frozen teacher.
 
-    The stages of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the label loss
-    that `compile` is given, `H_τ` the cross-entropy at temperature τ, and the hint
-    loss a sum over the pairs:
+    Use it as any Keras model: `compile` it with the optimizer, label loss and metrics
+    that the student would have alone, then call `fit`. For the paper's two stages one
+    after the other use `fit_stagewise`. The trained network is `distiller.student`.
+
+    The stages are those of Romero et al., "FitNets" (arXiv 1412.6550), with `H` the
+    label loss given to `compile`, `H_τ` the cross-entropy at temperature τ, and the
+    hint loss summed over the pairs:
 
     - `"hint"`: `½ ‖u_h(x) - r(v_g(x))‖²` (Eq. 3). Only the student up to its guided
       layers, and the regressors, are run and trained. Labels are not needed.
     - `"kd"`: `H(y, P_S) + λ H_τ(P_T, P_S)` (Eq. 2), on the whole student.
-    - `"joint"`: the two together, `Eq. 2 + hint_weight · Eq. 3`.
+    - `"joint"`: both, `Eq. 2 + hint_weight · Eq. 3`.
 
-    Sample weights, class weights and masks weigh every term; the student's regularisers
-    and `add_loss` terms are added, taken as means over the samples where several
-    replicas add them up. Compiled without a loss there is no label term. With
-    several outputs the soft term is the sum of theirs. The logs hold `loss`, and
-    `label_loss`, `kd_loss` and `hint_loss` as far as the stage has them, each the mean
-    over the samples before λ and `hint_weight`.
+    Sample weights, class weights and masks apply to every term. The student's
+    regularisers and `add_loss` terms are added; on several replicas they count as
+    means over the samples. Without a loss in `compile` there is no label term. With
+    several outputs the soft term is the sum over the outputs. The logs hold `loss` and
+    those of `label_loss`, `kd_loss` and `hint_loss` that the stage has. Each is the
+    mean over the samples, before it is multiplied by λ or `hint_weight`.
 
     Args:
         teacher: a `keras.Model`, a list of them (an ensemble), or a `Teacher`.
         student: a `keras.Model` with the teacher's inputs and outputs.
         hints: `("hint_layer", "guided_layer")`, a `Hint`, a list of either,
             `"middle"` for the middle layer of each network, or None.
-        temperature: τ, positive. Reads as a float; assigning it holds from the next
-            step on.
-        lambda_: λ, at least 0, likewise.
+        temperature: τ, a positive number. Reads as a float; an assigned value holds
+            from the next step on.
+        lambda_: λ, a number of at least 0. Reads and can be assigned likewise.
         stage: `"hint"`, `"kd"` or `"joint"`; by default `"joint"` with hints and
             `"kd"` without. Can be assigned between calls to `fit`.
         hint_weight: the factor of the hint loss in stage `"joint"`, at least 0.
-        activation: `"softmax"`, `"sigmoid"` (independent units) or `"auto"`, which
-            sees it from the end of the networks: logits of one unit are sigmoid, of
-            several softmax. A structure like the outputs says it for each; None in
-            it leaves an output out of the soft targets.
+        activation: what the outputs mean: `"softmax"`, `"sigmoid"` (independent
+            units) or `"auto"`, which reads it from the last layer of the networks;
+            logits of one unit are then sigmoid, of several softmax. For several
+            outputs also a structure like the outputs with one of these for each;
+            None in it leaves an output out of the soft targets.
         from_logits: whether the student returns logits rather than probabilities;
-            `"auto"` sees it from the graph of the student, as far as that is clear.
-        temperature_squared: multiply the soft term by τ², as Hinton et al. (arXiv
-            1503.02531) do.
-        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the steps of
-            the layers up to the guided ones, which stage 1 has trained.
+            `"auto"` reads it from the student's graph where the graph shows it.
+        temperature_squared: whether to multiply the soft term by τ², as Hinton et al.
+            (arXiv 1503.02531) do.
+        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the updates
+            of the layers up to the guided ones, which stage `"hint"` has trained.
         **kwargs: `name`, as for any `keras.Model`.
 
     Raises:
-        TypeError: for arguments of another type.
-        ValueError: for networks, layers or numbers that do not fit, naming them.
+        TypeError: if an argument is of the wrong type.
+        ValueError: if networks, layers or numbers do not fit; the message names them.
 
     Example:
 
@@ -97,6 +149,8 @@ class Distiller(FitsOnWorkers, Settings):
     ['kd_loss', 'label_loss', 'loss']
     """
 
+    # ── Construction ──────────────────────────────────────────────────────────────
+
     def __init__(
         self,
         teacher: Any,
@@ -113,22 +167,16 @@ class Distiller(FitsOnWorkers, Settings):
         **kwargs: Any,
     ) -> None:
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-        if not isinstance(student, keras.Model):
-            raise TypeError(f"`student` must be a keras.Model; received {student!r}.")
-        if any(member is student for member in teacher.models):
-            raise ValueError(
-                f"Network '{student.name}' is both teacher and student. Give the "
-                "student a network of its own: keras.models.clone_model makes one."
-            )
+        _check_networks(teacher, student)
         if not isinstance(temperature_squared, bool):
             raise ValueError(
                 "`temperature_squared` must be True or False; received "
                 f"{temperature_squared!r}. The paper has no such factor: False."
             )
-        replicas.check_scope(student, teacher.models)
         pairs = parse_hints(hints, teacher.models, student)
         regressors = [pair.regressor for pair in pairs]
         policy = graph.choose_dtype_policy([student, *regressors])
+        # Keras must not cast the inputs: each network casts them to its own dtype.
         super().__init__(autocast=False, dtype=policy, **kwargs)
         self._teacher = teacher
         self.student = student
@@ -136,10 +184,16 @@ class Distiller(FitsOnWorkers, Settings):
         self._activation = activation
         self._from_logits = from_logits
         self._temperature_squared = temperature_squared
+        self._active_hints = tuple(range(len(pairs)))
         self.supports_jit = graph.has_jit_support(teacher.models)
-        # A mapping that Keras does not track: checkpoints need no running means.
+        # Running means belong to an epoch and not to a checkpoint. Keras tracks the
+        # metrics that it finds in attributes, lists and dictionaries, but not those
+        # in a mapping proxy.
         self._trackers = types.MappingProxyType(
-            {name: keras.metrics.Mean(name=name, dtype=self._float()) for name in TERMS}
+            {
+                name: keras.metrics.Mean(name=name, dtype=self._float_dtype())
+                for name in ("loss", *TERMS)
+            }
         )
         self._finite_guard = FiniteGuard()
         # Set while `fit` or `evaluate` runs: see `_hash_teacher_once`.
@@ -147,45 +201,200 @@ class Distiller(FitsOnWorkers, Settings):
         self._objective = Objective(
             teacher,
             student,
-            self.hints,
+            pairs,
             activation=activation,
             from_logits=from_logits,
             temperature_squared=temperature_squared,
             share=replicas.replica_share,
         )
+        # Keras saves the regressors under this name, and the three scalars below in
+        # the order in which they are made: files of earlier versions rely on both.
         self.regressors = self._objective.regressors
-        self._start(temperature, lambda_, hint_weight, stage, learning_rate_factor)
+        self._temperature = self._add_scalar("temperature")
+        self._lambda = self._add_scalar("lambda")
+        self._hint_weight = self._add_scalar("hint_weight")
+        self.temperature = temperature
+        self.lambda_ = lambda_
+        self.hint_weight = hint_weight
+        if stage is None:
+            stage = "joint" if pairs else "kd"
+        self.stage = stage
+        self.learning_rate_factor = learning_rate_factor
+        # `fit_stagewise` compares these with those of the run that it resumes. The
+        # attributes themselves may have been changed by a callback since.
+        self.initial = {
+            "temperature": self.temperature,
+            "lambda_": self.lambda_,
+            "hint_weight": self.hint_weight,
+        }
+        # Every variable exists now, so that Keras needs no batch to build the model.
         self.built = True
+
+    def _add_scalar(self, name: str) -> Any:
+        return self.add_weight(
+            shape=(),
+            name=name,
+            dtype=self._float_dtype(),
+            trainable=False,
+            autocast=False,
+        )
+
+    def _float_dtype(self) -> str:
+        """Return the dtype of the scalars and running means of this Distiller."""
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
+    # ── Arguments: fixed at construction ──────────────────────────────────────────
+
+    @property
+    def teacher(self) -> Teacher:
+        """The `Teacher`; its networks are `teacher.models`."""
+        return self._teacher
+
+    @property
+    def hints(self) -> tuple[Hint, ...]:
+        """The pairs of layers, a tuple of `Hint`."""
+        return self._hints
+
+    @property
+    def activation(self) -> Any:
+        """The argument `activation`, as it was passed."""
+        return self._activation
+
+    @property
+    def from_logits(self) -> bool | str:
+        """The argument `from_logits`, as it was passed."""
+        return self._from_logits
+
+    @property
+    def temperature_squared(self) -> bool:
+        """The argument `temperature_squared`, as it was passed."""
+        return self._temperature_squared
+
+    # ── Arguments: can be assigned ────────────────────────────────────────────────
+
+    temperature = _FloatVariable(
+        "_temperature", "τ, the temperature of the soft targets.", sign="positive"
+    )
+    lambda_ = _FloatVariable("_lambda", "λ, the weight of the soft targets.")
+    hint_weight = _FloatVariable(
+        "_hint_weight", 'The weight of the hint loss in stage "joint".'
+    )
+
+    # The setters below change what a step computes, not only a number in it, so they
+    # have Keras trace the step again.
+
+    @property
+    def stage(self) -> str:
+        """The stage of training: "hint", "kd" or "joint"."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, value: str) -> None:
+        check_choice("stage", value, STAGES)
+        if value != "kd" and not self.hints:
+            raise ValueError(
+                f'Stage "{value}" needs hints, and this Distiller has none. Pass '
+                'hints=("hint_layer", "guided_layer"), or use stage="kd".'
+            )
+        self._stage = value
+        self._retrace_steps()
+
+    @property
+    def active_hints(self) -> tuple[int, ...]:
+        """The positions of the pairs that stage "hint" trains; all by default."""
+        return self._active_hints
+
+    @active_hints.setter
+    def active_hints(self, value: Any) -> None:
+        value = tuple(value) if isinstance(value, (list, tuple, range)) else value
+        if (
+            not isinstance(value, tuple)
+            or not value
+            or any(i not in range(len(self.hints)) for i in value)
+        ):
+            raise ValueError(
+                f"`active_hints` must hold positions among the {len(self.hints)} "
+                f"pairs of hints, counted from 0; received {value!r}. For example (0,)."
+            )
+        self._active_hints = value
+        self._retrace_steps()
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The factor on the updates of the layers that stage "hint" trains."""
+        return self._learning_rate_factor
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, value: float) -> None:
+        value = check_number("learning_rate_factor", value)
+        if value != 1 and not self.hints:
+            raise ValueError(
+                "`learning_rate_factor` slows the layers up to the guided ones, and "
+                f"this Distiller has no hints; received {value}. Leave it at 1."
+            )
+        self._learning_rate_factor = value
+        self._retrace_steps()
+
+    @property
+    def check_numerics(self) -> bool:
+        """Whether steps look for NaN and infinity; `CheckNumerics` switches it on."""
+        return self._finite_guard.is_on
+
+    @check_numerics.setter
+    def check_numerics(self, value: bool) -> None:
+        self._finite_guard.reset()
+        if value != self._finite_guard.is_on:
+            self._finite_guard.is_on = value
+            self._retrace_steps()
+
+    @property
+    def first_not_finite(self) -> tuple[int, list[str]] | None:
+        """The first step in which a NaN or infinity was found, and where it was."""
+        return self._finite_guard.first_failure()
+
+    def _retrace_steps(self) -> None:
+        """Have Keras trace the steps again; a `fit` under way uses the new ones."""
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        if self.test_function is not None:
+            self.make_test_function(force=True)
+
+    # ── The networks' outputs ─────────────────────────────────────────────────────
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return graph.call_network(self.student, unwrap_inputs(inputs), bool(training))
 
     @property
     def output_pairs(self) -> list[OutputPair | None]:
-        """How each output is read; None for one that is left out."""
+        """How each output is compared; None for one that is left out."""
         return self._objective.output_pairs
 
     @property
     def teacher_outputs(self) -> TeacherOutputProvider:
-        """What the teacher can be asked."""
+        """Computes the teacher's outputs for a batch, or looks them up in a cache."""
         return self._objective.teacher_outputs
 
     @property
     def objective(self) -> Objective:
-        """From a batch to the student's outputs, and to the terms of its losses."""
+        """Runs the student on a batch and evaluates the terms of the losses."""
         return self._objective
 
     def with_teacher_outputs(self, x: Any) -> CachedInputs:
-        """A batch of inputs with all that the teacher says of it, for later use."""
+        """Return a batch of inputs together with all outputs of the teacher for it."""
         outputs = self.teacher_outputs.compute_all(x, self._fingerprints())
         return CachedInputs(x, outputs)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        compiled = super().metrics if self.compiled else []
-        terms = [self._trackers[term] for term in self._terms()]
-        rest = [] if self.stage == "hint" else compiled[1:]
-        return [*compiled[:1], *terms, *rest]
+    def lookup_teacher_outputs(self, x: CachedInputs) -> TeacherOutputs:
+        """Look up the teacher outputs that the stage needs among those of a batch.
+
+        Raises:
+            ValueError: if a different teacher computed them, or a layer is missing.
+        """
+        return self.teacher_outputs.lookup(
+            x.teacher_outputs, self._fingerprints(), self.stage, self._active_pairs()
+        )
+
+    # ── Entry points: fit, evaluate and predict ───────────────────────────────────
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
@@ -243,22 +452,37 @@ class Distiller(FitsOnWorkers, Settings):
             self._get_fingerprints = before
 
     def _fingerprints(self) -> list[str]:
-        """The fingerprint of each of the teacher's networks."""
-        # The weights are read eagerly, also while a step is traced.
+        """Return the fingerprint of each of the teacher's networks."""
+        # A digest needs the values of the weights, and within a trace variables are
+        # symbolic: `init_scope` leaves the trace.
         with tf.init_scope():
-            return (self._get_fingerprints or self.teacher.fingerprints)()
+            if self._get_fingerprints is None:
+                return self.teacher.fingerprints()
+            return self._get_fingerprints()
+
+    # ── The training step ─────────────────────────────────────────────────────────
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight, teacher_outputs = self._unpack(data)
-        if not self.optimizer.built:
-            # On all that any stage trains, so that stages can change under it.
-            self.optimizer.build(self.trainable_variables)
-        optimizer, state = self.optimizer, [*self._state(), *self.optimizer.variables]
+        optimizer = self.optimizer
+        if not optimizer.built:
+            # For the variables of all stages, so that the stage can change later.
+            optimizer.build(self.trainable_variables)
+        state = [*self._state(), *optimizer.variables]
         before = self._finite_guard.snapshot(state)
-        # The teacher first, or its activations are alive beside the student's.
-        said = [t for t in tf.nest.flatten(tuple(teacher_outputs)) if tf.is_tensor(t)]
-        with tf.control_dependencies(said), tf.GradientTape() as tape:
+        # Nothing else makes TensorFlow run the teacher before the student. If it ran
+        # them side by side, the activations that the student keeps for its gradients
+        # and those of the teacher would be in memory at the same time.
+        teacher_tensors = [
+            tensor
+            for tensor in tf.nest.flatten(teacher_outputs)
+            if tf.is_tensor(tensor)
+        ]
+        with tf.control_dependencies(teacher_tensors), tf.GradientTape() as tape:
             y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, True)
+            # In half precision small gradients would underflow to zero: a
+            # `LossScaleOptimizer` multiplies the loss and divides the gradients again.
+            # Other optimizers return the loss as it is.
             loss = optimizer.scale_loss(terms["loss"])
         variables = self._objective.trainable_variables(
             self.stage, self._active_pairs()
@@ -267,15 +491,16 @@ class Distiller(FitsOnWorkers, Settings):
         self._apply(
             replicas.reduce_gradients(gradients, _batch_size(x), optimizer), variables
         )
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        # With loss scaling a gradient that overflows is normal: the optimizer skips
+        # the step and lowers its scale. Without it, it is a failure.
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         places = {
             "data": data,
             "teacher's outputs": teacher_outputs.logits,
             "hints": teacher_outputs.hints,
             "student's outputs": y_pred,
             **terms,
-            # Loss scaling searches for its scale by gradients that overflow.
-            "gradients": None if scaled else gradients,
+            "gradients": None if is_scaled else gradients,
         }
         self._finite_guard.check_and_rollback(
             optimizer.iterations, places, state, before
@@ -287,71 +512,46 @@ class Distiller(FitsOnWorkers, Settings):
         y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, False)
         return self._log(x, y, y_pred, sample_weight, terms)
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        # Keras calls this to build the label loss, also where a stage has none.
-        check_labels(self, y)
-        if "label_loss" not in self._terms():
-            return ops.zeros(())
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+    def _unpack(self, data: Any) -> tuple[Any, Any, Any, TeacherOutputs]:
+        """Return inputs, labels, sample weights and teacher outputs of a batch.
 
-    def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
-    ) -> dict[str, Any]:
-        check_labels(self, y)
-        if self.stage == "hint" or self._compile_metrics is None:
-            return self.get_metrics_result()
-        return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        # Keras asks after an epoch too, and then there must have been batches.
-        count = self._trackers[self._terms()[0]].count
-        apart = tf.executing_eagerly() and replicas.num_replicas() == 1
-        if apart and ops.convert_to_numpy(count) == 0:
-            raise ValueError(
-                "The data gave no batch: there was nothing to learn from, or to "
-                "evaluate. Pass at least one; see what `.filter()` or `.skip()` leaves "
-                "of the dataset."
+        The teacher outputs come from the cache if the batch holds cached ones;
+        otherwise the teacher is run here, outside the gradient tape.
+        """
+        # Cached inputs are a named tuple, which Keras would unpack as (x, y).
+        if isinstance(data, CachedInputs):
+            data = (data,)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, CachedInputs):
+            teacher_outputs = self.lookup_teacher_outputs(x)
+        else:
+            teacher_outputs = self.teacher_outputs.compute(
+                x, self.stage, self._active_pairs()
             )
-        return super().get_metrics_result()
-
-    def _active_pairs(self) -> tuple[int, ...]:
-        """The pairs that the stage uses."""
-        return self._active_hints if self.stage == "hint" else _all(self.hints)
-
-    def _terms(self) -> list[str]:
-        """The names of the stage's terms."""
-        if self.stage == "hint":
-            return ["hint_loss"]
-        labels = ["label_loss"] if self.loss is not None else []
-        return [*labels, "kd_loss", *(["hint_loss"] if self.stage == "joint" else [])]
-
-    def _state(self) -> list[Any]:
-        """All variables that a step may change, but for the optimizer's."""
-        layers = [self.student, *self.regressors]
-        return [variable for layer in layers for variable in layer.variables]
+        return unwrap_inputs(x), y, sample_weight, teacher_outputs
 
     def _evaluate(
         self, x: Any, y: Any, sample_weight: Any, teacher_outputs: Any, training: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """The student's outputs; each term and the stage's "loss", as shares."""
+        """Run the student and evaluate the loss; λ and `hint_weight` enter it here.
+
+        Returns:
+            The student's outputs (None in stage "hint"), and a dictionary with each
+            term and the weighted sum `"loss"`. On several replicas each number is this
+            replica's share: the shares add up to the mean over the global batch.
+        """
         check_labels(self, y)
-        objective, wanted, samples = (
-            self._objective,
-            self._active_pairs(),
-            _batch_size(x),
-        )
+        objective = self._objective
+        active = self._active_pairs()
+        samples = _batch_size(x)
+        # Keras would leave each replica its own moving statistics, and NaN where a
+        # replica is empty; this averages the updates by their numbers of samples.
         with replicas.sync_state_updates(self._state(), samples):
-            y_pred, regressed = objective.student(x, self.stage, wanted, training)
-            penalties = objective.penalties(self.stage, wanted)
+            y_pred, regressed = objective.student(x, self.stage, active, training)
+            penalties = objective.penalties(self.stage, active)
         terms, weights = {}, {}
-        # The label loss last: it would not say what is wrong with a sample weight.
+        # The label loss is evaluated last: Keras' own message for a sample weight of
+        # the wrong shape is less clear than that of the other terms.
         for term in reversed(self._terms()):
             if term == "label_loss":
                 label_loss = replicas.per_replica_loss(self._compile_loss, self.loss)
@@ -365,7 +565,7 @@ class Distiller(FitsOnWorkers, Settings):
                 weight = self._lambda
             else:
                 value = objective.hint_loss(
-                    teacher_outputs, regressed, wanted, sample_weight
+                    teacher_outputs, regressed, active, sample_weight
                 )
                 weight = 1.0 if self.stage == "hint" else self._hint_weight
             terms[term], weights[term] = value, weight
@@ -374,37 +574,18 @@ class Distiller(FitsOnWorkers, Settings):
             ops.cast(weight, dtype) * ops.cast(terms[term], dtype)
             for term, weight in weights.items()
         )
+        # Regularisers do not depend on the batch, so that every replica has the whole
+        # penalty. Each adds its share of it, or the sum would hold it several times.
         if penalties:
             penalty = sum(ops.cast(ops.sum(p), dtype) for p in penalties)
             loss += replicas.replica_share(penalty, samples)
         return y_pred, {**terms, "loss": loss}
 
-    def _unpack(self, data: Any) -> tuple[Any, Any, Any, TeacherOutputs]:
-        """Inputs, labels and sample weights of a batch, and what is said of it."""
-        if isinstance(data, CachedInputs):
-            data = (data,)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, CachedInputs):
-            teacher_outputs = self.lookup_teacher_outputs(x)
-        else:
-            teacher_outputs = self.teacher_outputs.compute(
-                x, self.stage, self._active_pairs()
-            )
-        return unwrap_inputs(x), y, sample_weight, teacher_outputs
-
-    def lookup_teacher_outputs(self, x: CachedInputs) -> TeacherOutputs:
-        """What was said of a batch, as far as the stage wants to know.
-
-        Raises:
-            ValueError: if it was said by another teacher, or of other layers.
-        """
-        return self.teacher_outputs.lookup(
-            x.teacher_outputs, self._fingerprints(), self.stage, self._active_pairs()
-        )
-
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        """Apply the gradients, those below the guided layers at their own rate."""
         if self.stage == "hint":
-            # A network that shows no graph may offer more than its hints depend on.
+            # Without a graph it is unknown which layers are below the guided one, and
+            # those above it have no gradient.
             pairs = zip(gradients, variables, strict=True)
             reached = [(g, v) for g, v in pairs if g is not None]
             gradients, variables = [g for g, _ in reached], [v for _, v in reached]
@@ -416,11 +597,39 @@ class Distiller(FitsOnWorkers, Settings):
             )
         slow: list[Any] = []
         if self.stage != "hint" and self.learning_rate_factor != 1:
-            slow = self._objective.guided_variables(_all(self.hints))
-        # This slows any optimizer; scaled gradients would not slow Adam or RMSprop,
-        # which divide them by their own size.
+            slow = self._objective.guided_variables(range(len(self.hints)))
+        # The factor is applied to the update and not to the gradient: Adam and RMSprop
+        # divide a gradient by its own size, so that a factor on it would cancel.
         with replicas.scale_updates(slow, self.learning_rate_factor):
             self.optimizer.apply(gradients, variables)
+
+    def _active_pairs(self) -> tuple[int, ...]:
+        """Return the positions of the hint pairs that the stage uses."""
+        if self.stage == "hint":
+            return self._active_hints
+        return tuple(range(len(self.hints)))
+
+    def _terms(self) -> list[str]:
+        """Return the names of the terms in the stage's loss, as they are logged."""
+        if self.stage == "hint":
+            return ["hint_loss"]
+        terms = ["kd_loss"] if self.loss is None else ["label_loss", "kd_loss"]
+        return [*terms, "hint_loss"] if self.stage == "joint" else terms
+
+    def _state(self) -> list[Any]:
+        """Return all variables that a step may change, but for the optimizer's."""
+        layers = [self.student, *self.regressors]
+        return [variable for layer in layers for variable in layer.variables]
+
+    # ── Logs ──────────────────────────────────────────────────────────────────────
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        own = [self._trackers[name] for name in ("loss", *self._terms())]
+        if self.stage == "hint" or not self.compiled:
+            return own
+        # Keras tracks a "loss" too. Ours takes its place.
+        return [*own, *(m for m in super().metrics if m.name != "loss")]
 
     def _log(
         self,
@@ -430,15 +639,106 @@ class Distiller(FitsOnWorkers, Settings):
         sample_weight: Any,
         terms: dict[str, Any],
     ) -> dict[str, Any]:
-        means = replicas.all_reduce_sum(terms)
-        for metric in self.metrics[: len(means)]:
-            metric.update_state(means[metric.name], sample_weight=_batch_size(x))
+        """Add a batch to the running means and metrics, and return their results."""
+        # Summed over the replicas the shares are means over the global batch. A
+        # replica weighs its copy of them by its own number of samples, and Keras adds
+        # up the totals of all replicas: an empty replica adds nothing.
+        for name, mean in replicas.all_reduce_sum(terms).items():
+            self._trackers[name].update_state(mean, sample_weight=_batch_size(x))
         return step_results(self.compute_metrics(x, y, y_pred, sample_weight))
 
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        # Keras calls this once, to build the compiled loss, in every stage: also where
+        # there is no label loss and there may be no labels.
+        check_labels(self, y)
+        if "label_loss" not in self._terms():
+            return ops.zeros(())
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-def _all(hints: Any) -> tuple[int, ...]:
-    return tuple(range(len(hints)))
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        check_labels(self, y)
+        # Stage "hint" has neither outputs nor labels to update the metrics with.
+        if self.stage == "hint":
+            return self.get_metrics_result()
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        # Keras calls this after each epoch as well as in each step. After an epoch,
+        # which is outside any trace, a count of 0 means that there was no batch; the
+        # logs would be zeros that look like results.
+        count = self._trackers["loss"].count
+        is_after_epoch = tf.executing_eagerly() and replicas.num_replicas() == 1
+        if is_after_epoch and ops.convert_to_numpy(count) == 0:
+            raise ValueError(
+                "The data gave no batch: there was nothing to learn from, or to "
+                "evaluate. Pass at least one; see what `.filter()` or `.skip()` leaves "
+                "of the dataset."
+            )
+        return super().get_metrics_result()
+
+    # ── Saving ────────────────────────────────────────────────────────────────────
+
+    def save_assets(self, dir_path: str) -> None:
+        # The teacher is not among the tracked layers, so that it is in no weight file
+        # and no checkpoint. A `.keras` file must be complete and takes it as assets.
+        for i, member in enumerate(self.teacher.models):
+            member.save_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def load_assets(self, dir_path: str) -> None:
+        for i, member in enumerate(self.teacher.models):
+            member.load_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "teacher": serialize(self.teacher),
+            "student": serialize(self.student),
+            "hints": [serialize(hint) for hint in self.hints] or None,
+            "temperature": self.temperature,
+            "lambda_": self.lambda_,
+            "stage": self.stage,
+            "hint_weight": self.hint_weight,
+            "activation": self.activation,
+            "from_logits": self.from_logits,
+            "temperature_squared": self.temperature_squared,
+            "learning_rate_factor": self.learning_rate_factor,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Distiller":
+        deserialize = keras.saving.deserialize_keras_object
+        config = dict(config)
+        config["teacher"] = deserialize(config["teacher"])
+        config["student"] = deserialize(config["student"])
+        if config["hints"] is not None:
+            config["hints"] = [deserialize(hint) for hint in config["hints"]]
+        return cls(**config)
+
+
+def _check_networks(teacher: Teacher, student: Any) -> None:
+    """Raise if the student is no network of its own, or in another scope."""
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"`student` must be a keras.Model; received {student!r}.")
+    if any(member is student for member in teacher.models):
+        raise ValueError(
+            f"Network '{student.name}' is both teacher and student. Give the "
+            "student a network of its own: keras.models.clone_model makes one."
+        )
+    replicas.check_scope(student, teacher.models)
 
 
 def _batch_size(x: Any) -> Any:
-    return ops.shape(next(i for i in keras.tree.flatten(x) if i is not None))[0]
+    """Return the number of samples in a batch, a scalar tensor."""
+    # An optional input of a network may be None.
+    present = [tensor for tensor in keras.tree.flatten(x) if tensor is not None]
+    return ops.shape(present[0])[0]
