@@ -359,6 +359,11 @@ def test_a_regressor_is_saved_and_loaded(guided, config, tmp_path):
     assert tuple(again.get_layer("r").target_shape) == config["target_shape"]
 
 
+@pytest.mark.parametrize("cls", [kf.Maxout, kf.HintRegressor])
+def test_files_name_a_layer_by_its_package(cls):
+    assert keras.saving.get_registered_name(cls) == f"keras_fitnets>{cls.__name__}"
+
+
 def test_arguments_are_attributes():
     layer = kf.HintRegressor((4, 4, 3), "conv", "relu", data_format="channels_first")
     assert (tuple(layer.target_shape), layer.kind, layer.pieces) == (
@@ -372,9 +377,11 @@ def test_arguments_are_attributes():
     )
 
 
-def test_a_regressor_in_mixed_precision():
-    layer = kf.HintRegressor((4, 4, 3), dtype="mixed_float16")
-    outputs = layer(normal(2, 5, 5, 2))
+@pytest.mark.parametrize(("guided", "config"), CONFIGS.values(), ids=CONFIGS)
+def test_a_regressor_in_mixed_precision(guided, config):
+    layer = kf.HintRegressor(**config, dtype="mixed_float16")
+    layer.build((None, *guided))
+    outputs = layer(normal(2, *(4 if n is None else n for n in guided)))
     assert keras.backend.standardize_dtype(outputs.dtype) == "float16"
     assert {
         keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights
