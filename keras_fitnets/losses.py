@@ -1,4 +1,8 @@
-"""The two losses of FitNets, as pure functions and as `keras.losses.Loss`."""
+"""The two losses of FitNets, as pure functions and as `keras.losses.Loss`.
+
+`soft_target_crossentropy` is the term of Eq. 2 that λ multiplies, `hint_loss` is Eq. 3.
+A `Distiller` uses the functions; the classes are for other Keras models.
+"""
 
 from typing import Any
 
@@ -24,17 +28,20 @@ def soft_target_crossentropy(
 ) -> Any:
     """Cross-entropy between the softened outputs of a teacher and a student.
 
+    Use it in a training step of your own; a `Distiller` applies it by itself.
+
     `H(P_T, P_S) = -sum_k P_T[k] log P_S[k]` with `P = softmax(a / temperature)`,
     the second term of Eq. 2 in Romero et al., "FitNets" (arXiv 1412.6550). With
     `activation="sigmoid"` it is the mean over the units of their binary
-    cross-entropies. The gradient is exact however confident the student is, and
-    everything is computed in float32 at least.
+    cross-entropies. The gradient is exact however confident the student is. Half
+    precision is computed in float32.
 
     Args:
         y_true: the teacher's outputs, `(batch, ..., classes)`.
         y_pred: the student's outputs, of the same shape.
-        temperature: the relaxation, a positive number or a scalar variable.
-        activation: `"softmax"`, or `"sigmoid"` for independent units.
+        temperature: τ, a positive number, or a scalar variable or tensor.
+        activation: `"softmax"` for one class out of several, or `"sigmoid"` for
+            independent units.
         from_logits: whether both outputs are logits; otherwise both are
             probabilities.
         temperature_squared: multiply by `temperature ** 2`, as Hinton et al.
@@ -44,8 +51,8 @@ def soft_target_crossentropy(
         The loss of each sample, `(batch, ...)`.
 
     Raises:
-        ValueError: for shapes that differ, an unknown activation, or a
-            temperature that is not a positive number.
+        ValueError: if the shapes differ, the activation is unknown, or the
+            temperature is not a positive number.
 
     Example:
 
@@ -62,9 +69,13 @@ def soft_target_crossentropy(
     temperature = ops.cast(temperature, y_pred.dtype)
     teacher, student = y_true / temperature, y_pred / temperature
     if activation == "softmax":
+        # log_softmax(a) = a - logsumexp(a) stays finite where softmax(a) rounds to 0
+        # and its logarithm would be minus infinity.
         loss = -ops.sum(ops.softmax(teacher) * ops.log_softmax(student), axis=-1)
     else:
-        # A difference of two large numbers would lose what a confident unit has left.
+        # -p log q - (1 - p) log(1 - q), with -log sigmoid(a) = softplus(-a) and
+        # 1 - sigmoid(a) = sigmoid(-a). Neither loses digits where a unit is confident;
+        # the usual form, softplus(a) - p · a, is a difference of two large numbers.
         on = ops.sigmoid(teacher) * ops.softplus(-student)
         off = ops.sigmoid(-teacher) * ops.softplus(student)
         loss = ops.mean(on + off, axis=-1)
@@ -74,19 +85,21 @@ def soft_target_crossentropy(
 def hint_loss(y_true: Any, y_pred: Any, mask: Any = None) -> Any:
     """Half the squared distance between a hint and the regressed guided output.
 
-    `½ ‖u_h(x) - r(v_g(x))‖²`, a sum over every feature: Eq. 3 in Romero et al.,
-    "FitNets" (arXiv 1412.6550). Computed in float32 at least.
+    Use it in a training step of your own; a `Distiller` applies it by itself.
+
+    `½ ‖u_h(x) - r(v_g(x))‖²`, a sum over all features: Eq. 3 in Romero et al.,
+    "FitNets" (arXiv 1412.6550). Half precision is computed in float32.
 
     Args:
         y_true: the hint, `(batch, ...)`.
         y_pred: the regressor's output, of the same shape.
-        mask: which steps count, `(batch, steps)`; all by default.
+        mask: True for each step that counts, `(batch, steps)`; all by default.
 
     Returns:
         The loss of each sample, `(batch,)`.
 
     Raises:
-        ValueError: for shapes that differ.
+        ValueError: if the shapes differ.
 
     Example:
 
@@ -100,11 +113,16 @@ def hint_loss(y_true: Any, y_pred: Any, mask: Any = None) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class SoftTargetCrossentropy(keras.losses.Loss):
-    """`soft_target_crossentropy` as a loss that `compile` takes.
+    """`soft_target_crossentropy` as a loss for `compile`.
+
+    Use it to train any Keras model on a teacher's outputs that are passed as labels.
+    The cross-entropy is the second term of Eq. 2 in Romero et al., "FitNets" (arXiv
+    1412.6550), averaged over the samples.
 
     Args:
-        temperature: the relaxation, a positive number or a scalar variable.
-        activation: `"softmax"`, or `"sigmoid"` for independent units.
+        temperature: τ, a positive number or a scalar variable.
+        activation: `"softmax"` for one class out of several, or `"sigmoid"` for
+            independent units.
         from_logits: whether both outputs are logits rather than probabilities.
         temperature_squared: multiply by `temperature ** 2`.
         reduction: as in `keras.losses.Loss`.
@@ -112,7 +130,8 @@ class SoftTargetCrossentropy(keras.losses.Loss):
         dtype: the dtype of the computation; Keras' float type by default.
 
     Raises:
-        ValueError: as `soft_target_crossentropy` does.
+        ValueError: if the activation is unknown or the temperature not positive; when
+            it is called, if the shapes differ.
 
     Example:
 
@@ -159,9 +178,11 @@ class SoftTargetCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class HintLoss(keras.losses.Loss):
-    """`hint_loss` as a loss that `compile` takes: Eq. 3, a mean over the batch.
+    """`hint_loss` as a loss for `compile`: Eq. 3, averaged over the batch.
 
-    Steps that the mask of `y_pred` leaves out do not count.
+    Use it to train a Keras model on hints that are passed as labels. It is
+    `½ ‖y_true - y_pred‖²`, Eq. 3 in Romero et al., "FitNets" (arXiv 1412.6550). Steps
+    that the mask of `y_pred` leaves out do not count.
 
     Args:
         reduction: as in `keras.losses.Loss`.
@@ -169,7 +190,7 @@ class HintLoss(keras.losses.Loss):
         dtype: the dtype of the computation; Keras' float type by default.
 
     Raises:
-        ValueError: for shapes that differ.
+        ValueError: when it is called, if the shapes differ.
 
     Example:
 
@@ -186,7 +207,8 @@ class HintLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        # Keras would apply the mask to the sums over the steps.
+        # Keras applies the mask of `y_pred` to what `call` returns. That has no steps
+        # any more, so masked steps are zeroed before, and the mask is dropped.
         mask = get_mask(y_pred)
         y_true, y_pred = zero_masked(y_true, mask), zero_masked(y_pred, mask)
         return super().__call__(y_true, y_pred, sample_weight)
@@ -196,34 +218,44 @@ class HintLoss(keras.losses.Loss):
 
 
 def to_logits(outputs: Any, activation: str) -> Any:
-    """Logits whose softmax or sigmoid is `outputs`.
+    """Return logits whose softmax or sigmoid is `outputs`.
 
-    They are exact where Keras still holds them on the tensor that its activation
-    returned; elsewhere `log p` (softmax) or `log p - log(1 - p)` (sigmoid), as far
-    as the precision of the probabilities goes.
+    Logits are defined up to a constant for softmax, where `log p` is one choice; for
+    sigmoid they are `log p - log(1 - p)`. Both are as exact as the probabilities.
+
+    Args:
+        outputs: probabilities, `(batch, ..., classes)`.
+        activation: `"softmax"` or `"sigmoid"`.
     """
+    # Keras attaches the logits to the tensor that its softmax or sigmoid returns. They
+    # are exact also where a probability was rounded to 0 or 1.
     kept = getattr(outputs, "_keras_logits", None)
     if kept is not None:
         return upcast_to_float32(kept)
     outputs = upcast_to_float32(outputs)
-    double = keras.backend.standardize_dtype(outputs.dtype) == "float64"
-    tiny, half_ulp = (1e-307, 1e-16) if double else (1e-37, 6e-8)
+    # Probabilities are clipped, since those of 0 and 1 have infinite logits, and with
+    # them the loss and its gradient would be NaN. The lower bound is just above the
+    # smallest normal number of the dtype, below which many devices round to 0. The
+    # upper one is the largest number below 1, half a unit in the last place away.
+    is_double = keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    tiny, half_ulp = (1e-307, 1e-16) if is_double else (1e-37, 6e-8)
+    log_p = ops.log(ops.maximum(outputs, tiny))
     if activation == "softmax":
-        return ops.log(ops.maximum(outputs, tiny))
-    return ops.log(ops.maximum(outputs, tiny)) - ops.log1p(
-        -ops.minimum(outputs, 1 - half_ulp)
-    )
+        return log_p
+    # log1p(-p) is log(1 - p) without rounding 1 - p first where p is small.
+    return log_p - ops.log1p(-ops.minimum(outputs, 1 - half_ulp))
 
 
 def check_temperature(temperature: Any) -> Any:
-    """The temperature, if it is a variable or a positive number."""
+    """Return the temperature; raise if it is neither a tensor nor a positive number."""
+    # The value of a variable may change, and that of a traced tensor is unknown.
     if isinstance(temperature, keras.Variable) or ops.is_tensor(temperature):
         return temperature
     return check_number("temperature", temperature, "positive")
 
 
 def check_activation(activation: str) -> str:
-    """The activation, if it is one that soft targets can come from."""
+    """Return the activation; raise if soft targets cannot be made with it."""
     meaning = (
         'Use "softmax" for one class out of several, "sigmoid" for independent units.'
     )
@@ -231,7 +263,13 @@ def check_activation(activation: str) -> str:
 
 
 def _match_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Return both tensors in the student's dtype, but float32 at least.
+
+    Raises:
+        ValueError: if their shapes differ.
+    """
     y_true, y_pred = upcast_to_float32(y_true), upcast_to_float32(y_pred)
+    # An unknown dimension, which is None, may be any.
     if len(y_true.shape) != len(y_pred.shape) or any(
         None not in pair and pair[0] != pair[1]
         for pair in zip(y_true.shape, y_pred.shape, strict=True)

@@ -1,4 +1,7 @@
-"""The paper's networks: a table of their layers, and one builder."""
+"""The paper's networks: a table of their layers, and one function that builds them.
+
+`PLANS` has a `Plan` for each network by name, `build` makes the `keras.Model`.
+"""
 
 import dataclasses
 import difflib
@@ -11,7 +14,8 @@ import keras
 from keras_fitnets.layers import Maxout
 from keras_fitnets.utils.checks import is_integer
 
-# A pool over all that is left, and none.
+# Pools with a meaning of their own: one over the whole remaining image, and none. A
+# pool of side 1 changes nothing, and no pool has the side 0.
 ALL, NONE = 0, 1
 
 
@@ -19,27 +23,32 @@ ALL, NONE = 0, 1
 class Plan:
     """The layers of a network, as Romero et al., "FitNets" (arXiv 1412.6550) list them.
 
-    Convolutions in blocks, a max-pooling at the end of each, a maxout layer of units,
-    and logits. `build` makes a network of it.
+    Use it to change one of the paper's networks, or to describe another of their kind,
+    and pass it to `build`. The network has convolutions in blocks, a max-pooling at the
+    end of each block, a maxout layer of units, and logits.
 
     Args:
         blocks: for each block the channels of its convolutions, after their maxout.
-        pools: for each block the side of its pool, which is its stride too; or side,
-            stride and padding. 0 is a pool over all that is left, 1 is none.
-        kernels: the side of the kernels, of all convolutions or of each.
-        padding: that of the convolutions, `"same"` or `"valid"`.
-        pieces: of each convolution's maxout; 1 makes it a ReLU.
-        units: of the maxout layer before the logits; 0 leaves it out.
-        unit_pieces: of that layer.
-        initial: the paper's first weights are uniform between plus and minus this.
-        norms: the paper's largest norms of a kernel: a convolution's, a dense layer's.
-        input_shape: that of the paper's images: height, width, channels.
+        pools: for each block the side of its pool in pixels, which is its stride too;
+            or a triple of side, stride and padding. 0 is a pool over the whole
+            remaining image, 1 is no pool.
+        kernels: the side of the kernels in pixels, one for all convolutions or one for
+            each.
+        padding: the padding of the convolutions, `"same"` or `"valid"`.
+        pieces: the pieces of each convolution's maxout; 1 makes it a ReLU.
+        units: the units of the maxout layer before the logits; 0 leaves it out.
+        unit_pieces: the pieces of that layer.
+        initial: the paper's initial weights are uniform between plus and minus this.
+        norms: the paper's largest norm of a kernel, for convolutions and for dense
+            layers.
+        input_shape: the height, width and channels of the paper's images.
         classes: the number of logits.
-        teacher: the name of the paper's teacher; None for a teacher.
-        hints: the paper's hint layer, of the teacher, and guided layer.
+        teacher: the name of the network's teacher in the paper; None for a teacher.
+        hints: the paper's hint layer, in the teacher, and its guided layer.
 
     Raises:
-        ValueError: for pools or kernels of another number than there is use for.
+        ValueError: if there is not one pool for each block, and one kernel for each
+            convolution or for all.
 
     Example:
 
@@ -68,20 +77,21 @@ class Plan:
         count = sum(map(len, self.blocks))
         if len(self.pools) != len(self.blocks) or len(self.sides) != count:
             raise ValueError(
-                f"A plan needs a pool for each of its {len(self.blocks)} blocks, and a "
-                f"kernel, or one for all, for each of its {count} convolutions; "
+                f"A Plan needs a pool for each of its {len(self.blocks)} blocks, and "
+                f"one kernel for all or one for each of its {count} convolutions; "
                 f"received pools={self.pools!r} and kernels={self.kernels!r}."
             )
 
     @property
     def sides(self) -> Sequence[int]:
-        """The side of each convolution's kernel."""
+        """The side of each convolution's kernel, in pixels."""
         if isinstance(self.kernels, int):
             return [self.kernels] * sum(map(len, self.blocks))
         return self.kernels
 
 
-# The maxout networks of Goodfellow et al. (arXiv 1302.4389).
+# The arguments that several of the paper's networks share. The teachers are the maxout
+# networks of Goodfellow et al. (arXiv 1302.4389).
 _MAXOUT: dict[str, Any] = {
     "pools": ((4, 2, "same"), (4, 2, "valid"), (2, 2, "valid")),
     "kernels": (8, 8, 5),
@@ -102,11 +112,15 @@ _AFLW: dict[str, Any] = {
 }
 
 
-def _student(guided: int, *blocks: Sequence[int], **others: Any) -> Plan:
+def _student(
+    guided: int,
+    *blocks: Sequence[int],
+    teacher: str = "cifar_teacher",
+    **options: Any,
+) -> Plan:
+    """Return the plan of a student of which convolution number `guided` is guided."""
     hints = ("conv2", f"conv{guided}")
-    return Plan(
-        **{"blocks": blocks, "teacher": "cifar_teacher", "hints": hints, **others}
-    )
+    return Plan(blocks, teacher=teacher, hints=hints, **options)
 
 
 PLANS = {
@@ -120,16 +134,21 @@ PLANS = {
     "fitnet3": _student(8, (32, 48, 64, 64), (80,) * 4, (128,) * 3),
     "fitnet4": _student(11, (32, 32, 32, 48, 48), (80,) * 6, (128,) * 6),
     "mnist_fitnet": _student(
-        *(4, (16, 16), (16, 16), (12, 12)),
+        4,
+        (16, 16),
+        (16, 16),
+        (12, 12),
         pools=_MAXOUT["pools"],
-        # Those of the released code, which give the paper's 30,000 weights.
+        # The kernels are those of the released code. With them the network has the
+        # 30,000 weights that the paper states.
         kernels=(5, 3, 5, 3, 3, 3),
         teacher="mnist_teacher",
         **_MNIST,
     ),
     **{
         f"aflw_fitnet{number}": Plan(
-            *(((first,) + (others,) * 6,), (NONE,)),
+            blocks=((first,) + (others,) * 6,),
+            pools=(NONE,),
             teacher="aflw_teacher",
             hints=("conv3", "conv5"),
             **_AFLW,
@@ -159,30 +178,34 @@ def build(
     unit_pieces: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Build a network of Romero et al., "FitNets" (arXiv 1412.6550), or of a plan.
+    """Build a network of Romero et al., "FitNets" (arXiv 1412.6550), or of a `Plan`.
 
-    Its layers `"conv1"`, `"conv2"` and so on give what comes out of each convolution's
-    maxout, or ReLU, as hint and guided layers; `"logits"` is the last.
+    Use it to repeat the paper, or for a convolutional teacher or student of your own.
+    The layers `"conv1"`, `"conv2"` and so on return the output of each convolution's
+    maxout, or ReLU, and can be hint and guided layers; `"logits"` is the last layer.
 
     Args:
         network: one of `NAMES`, or a `Plan`.
         input_shape: height, width and channels; by default those of the paper's data.
         classes: the number of logits; by default that of the paper's data.
-        initializer: of all kernels: a Keras initializer, or `"paper"`, uniform between
-            plus and minus 0.005, or 0.05 for AFLW.
-        max_norm: the largest norm that a kernel may have, over all but its last axis: a
-            pair, of convolutions and of dense layers; `"paper"`, 0.9 and 1.9; None.
-        unit_pieces: of the maxout layer before the logits. By default 2 for FitNets,
-            which the paper's numbers of weights imply, where its text says 5.
-        name: of the model; by default that of the network.
+        initializer: the initializer of all kernels: a Keras initializer, or `"paper"`,
+            uniform between plus and minus 0.005, or 0.05 for AFLW.
+        max_norm: the largest norm that a kernel may have, taken over all but its last
+            axis: two numbers, for convolutions and for dense layers; `"paper"` for the
+            paper's, 0.9 and 1.9; or None for no limit.
+        unit_pieces: the pieces of the maxout layer before the logits. By default 2 for
+            FitNets, which agrees with the paper's numbers of weights, where its text
+            says 5.
+        name: the name of the model; by default that of the network.
 
     Returns:
-        A `keras.Model` from images (batch, height, width, channels) to logits (batch,
-        classes).
+        A `keras.Model` from images `(batch, height, width, channels)` to logits
+        `(batch, classes)`.
 
     Raises:
-        TypeError, ValueError: for arguments that cannot be meant, and for images that
-            are too small for the network.
+        TypeError: if `network` is neither a name nor a `Plan`.
+        ValueError: if an argument is out of range, or the images are too small for the
+            network.
 
     Example:
 
@@ -191,76 +214,106 @@ def build(
     >>> model.get_layer("conv6").output.shape, model.output.shape
     ((None, 12, 12, 32), (None, 4))
     """
-    plan = _plan(network)
-    given: dict[str, Any] = {"classes": classes, "unit_pieces": unit_pieces}
-    given["input_shape"] = input_shape
+    plan = _get_plan(network)
+    arguments: dict[str, Any] = {
+        "classes": classes,
+        "unit_pieces": unit_pieces,
+        "input_shape": input_shape,
+    }
     plan = dataclasses.replace(
-        plan, **{k: v for k, v in given.items() if v is not None}
+        plan,
+        **{name: value for name, value in arguments.items() if value is not None},
     )
-    shape = _sizes("input_shape", plan.input_shape, 3)
-    [classes] = _sizes("classes", [plan.classes], 1)
-    [unit_pieces] = _sizes("unit_pieces", [plan.unit_pieces], 1)
+    shape = _check_sizes("input_shape", plan.input_shape, 3)
+    [classes] = _check_sizes("classes", [plan.classes], 1)
+    [unit_pieces] = _check_sizes("unit_pieces", [plan.unit_pieces], 1)
     if isinstance(initializer, str) and initializer == "paper":
         initializer = keras.initializers.RandomUniform(-plan.initial, plan.initial)
-    conv_norm, dense_norm = _norms(max_norm, plan)
+    conv_norm, dense_norm = _get_constraints(max_norm, plan)
+    is_channels_first = keras.config.image_data_format() == "channels_first"
+    if is_channels_first:
+        inputs = keras.Input((shape[2], shape[0], shape[1]))
+    else:
+        inputs = keras.Input(shape)
+
+    x = inputs
     sides = iter(plan.sides)
-    first = keras.config.image_data_format() == "channels_first"
-    inputs = x = keras.Input((shape[2], *shape[:2]) if first else shape)
-    layer = 0
-    for at, (block, pool) in enumerate(zip(plan.blocks, plan.pools, strict=True), 1):
+    # The convolutions are numbered through all blocks.
+    number = 0
+    for i, (block, pool) in enumerate(zip(plan.blocks, plan.pools, strict=True), 1):
         for channels in block:
-            layer, side = layer + 1, next(sides)
-            label, maxout = f"conv{layer}", plan.pieces > 1
-            left = x.shape[2:] if first else x.shape[1:3]
-            _check_room(label, left, side if plan.padding == "valid" else 1, shape)
+            number += 1
+            side = next(sides)
+            layer_name = f"conv{number}"
+            # The layer that ends with the non-linearity has the name, so that it can be
+            # a hint: the maxout, or the convolution itself with its ReLU.
+            is_maxout = plan.pieces > 1
+            needed = side if plan.padding == "valid" else 1
+            _check_room(layer_name, _image_size(x, is_channels_first), needed, shape)
             x = keras.layers.Conv2D(
                 channels * plan.pieces,
                 side,
                 padding=plan.padding,
-                activation=None if maxout else "relu",
-                kernel_initializer=_fresh(initializer),
+                activation=None if is_maxout else "relu",
+                kernel_initializer=_copy_initializer(initializer),
                 kernel_constraint=conv_norm,
-                name=f"{label}_pieces" if maxout else label,
+                name=f"{layer_name}_pieces" if is_maxout else layer_name,
             )(x)
-            if maxout:
-                x = Maxout(plan.pieces, 1 if first else -1, name=label)(x)
-        x = _pooled(x, pool, f"pool{at}", x.shape[2:] if first else x.shape[1:3], shape)
-    dense = {"kernel_constraint": dense_norm}
+            if is_maxout:
+                axis = 1 if is_channels_first else -1
+                x = Maxout(plan.pieces, axis, name=layer_name)(x)
+        x = _pool(x, pool, f"pool{i}", _image_size(x, is_channels_first), shape)
+
     x = keras.layers.Flatten(name="flat")(x)
     if plan.units:
         x = keras.layers.Dense(
             plan.units * unit_pieces,
-            kernel_initializer=_fresh(initializer),
+            kernel_initializer=_copy_initializer(initializer),
+            kernel_constraint=dense_norm,
             name="fc_pieces",
-            **dense,
         )(x)
         x = Maxout(unit_pieces, name="fc")(x)
     outputs = keras.layers.Dense(
-        classes, kernel_initializer=_fresh(initializer), name="logits", **dense
+        classes,
+        kernel_initializer=_copy_initializer(initializer),
+        kernel_constraint=dense_norm,
+        name="logits",
     )(x)
-    own = network if isinstance(network, str) else None
-    return keras.Model(inputs, outputs, name=name or own)
+    if name is None and isinstance(network, str):
+        name = network
+    return keras.Model(inputs, outputs, name=name)
 
 
-def _pooled(x: Any, pool: Any, name: str, left: Any, shape: Any) -> Any:
+def _image_size(x: Any, is_channels_first: bool) -> tuple[int, int]:
+    """Return the height and width of a layer's output."""
+    return tuple(x.shape[2:] if is_channels_first else x.shape[1:3])
+
+
+def _pool(x: Any, pool: Any, name: str, size: tuple[int, int], shape: Any) -> Any:
+    """Apply the pool at the end of a block, as a `Plan` writes it."""
     if pool == NONE:
         return x
     if pool == ALL:
-        return keras.layers.MaxPooling2D(tuple(left), name=name)(x)
-    size, stride, padding = (pool, pool, "valid") if isinstance(pool, int) else pool
-    _check_room(name, left, size if padding == "valid" else 1, shape)
-    return keras.layers.MaxPooling2D(size, stride, padding, name=name)(x)
+        return keras.layers.MaxPooling2D(size, name=name)(x)
+    if isinstance(pool, int):
+        side, stride, padding = pool, pool, "valid"
+    else:
+        side, stride, padding = pool
+    _check_room(name, size, side if padding == "valid" else 1, shape)
+    return keras.layers.MaxPooling2D(side, stride, padding, name=name)(x)
 
 
-def _check_room(name: str, left: Any, side: int, shape: Any) -> None:
-    if min(left) < side:
+def _check_room(name: str, size: tuple[int, int], needed: int, shape: Any) -> None:
+    """Raise if the image that is left at a layer is smaller than its kernel or pool."""
+    if min(size) < needed:
         raise ValueError(
-            f"`input_shape` {shape} is too small for this network: {tuple(left)} is "
-            f"what is left of it at layer {name!r}, which needs {side} by {side}."
+            f"`input_shape` {shape} is too small for this network: at layer {name!r} "
+            f"an image of {size} is left, and the layer needs {needed} by {needed}."
         )
 
 
-def _plan(network: Any) -> Plan:
+def _get_plan(network: Any) -> Plan:
+    """Return the plan of a network that is given by name or as a plan."""
     if isinstance(network, Plan):
         return network
     if not isinstance(network, str):
@@ -277,37 +330,46 @@ def _plan(network: Any) -> Plan:
     return PLANS[network]
 
 
-def _sizes(argument: str, values: Any, count: int) -> tuple[int, ...]:
+def _check_sizes(argument: str, values: Any, count: int) -> tuple[int, ...]:
+    """Return `count` positive integers as a tuple."""
     sizes = tuple(values) if isinstance(values, Sequence) else (values,)
     if len(sizes) != count or not all(is_integer(v) for v in sizes):
-        what = "a positive integer" if count == 1 else f"{count} positive integers"
-        shown = sizes[0] if len(sizes) == count == 1 else values
-        raise ValueError(f"`{argument}` must be {what}; received {shown!r}.")
+        expected = "a positive integer" if count == 1 else f"{count} positive integers"
+        received = sizes[0] if len(sizes) == count == 1 else values
+        raise ValueError(f"`{argument}` must be {expected}; received {received!r}.")
     return sizes
 
 
-def _norms(max_norm: Any, plan: Plan) -> tuple[Any, Any]:
-    """The constraints of convolutions and of dense layers."""
+def _get_constraints(max_norm: Any, plan: Plan) -> tuple[Any, Any]:
+    """Return the constraints on the kernels of convolutions and of dense layers."""
     if max_norm is None:
         return None, None
     pair = plan.norms if isinstance(max_norm, str) and max_norm == "paper" else max_norm
-    numbers = isinstance(pair, Sequence) and not isinstance(pair, str)
-    if not numbers or len(pair) != 2 or not all(_is_positive(v) for v in pair):
+    is_sequence = isinstance(pair, Sequence) and not isinstance(pair, str)
+    if not is_sequence or len(pair) != 2 or not all(_is_positive(v) for v in pair):
         raise ValueError(
-            '`max_norm` must be None, "paper", or two positive numbers, of the kernels '
-            f"of convolutions and of dense layers; received {max_norm!r}."
+            '`max_norm` must be None, "paper", or two positive numbers, for the '
+            f"kernels of convolutions and of dense layers; received {max_norm!r}."
         )
     conv, dense = pair
-    MaxNorm = keras.constraints.MaxNorm
-    return MaxNorm(conv, axis=[0, 1, 2]), MaxNorm(dense, axis=0)
+    # The norm of each filter or unit, which is an entry of the kernel's last axis.
+    return (
+        keras.constraints.MaxNorm(conv, axis=[0, 1, 2]),
+        keras.constraints.MaxNorm(dense, axis=0),
+    )
 
 
 def _is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0."""
     return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
-def _fresh(initializer: Any) -> Any:
-    """One for each layer: a Keras initializer draws the same numbers again."""
+def _copy_initializer(initializer: Any) -> Any:
+    """Return an initializer for one layer.
+
+    A Keras initializer draws the same numbers each time it is called, so that layers of
+    one shape would begin with the same weights. A copy draws its own.
+    """
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     return initializer.clone()

@@ -1,7 +1,12 @@
-"""A student beside its teacher, on the same inputs."""
+"""Compares a student with its teacher on inputs that are not trained on.
+
+`StudentMonitor` logs the result after each epoch, and the plots draw it. The teacher's
+outputs are computed once and kept; of the student nothing is changed.
+"""
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -21,32 +26,35 @@ from keras_fitnets.utils.tensors import upcast_to_float32
 
 
 class EvaluationData:
-    """Some inputs in memory, batch by batch.
+    """Inputs in memory, to iterate over batch by batch.
 
     Args:
-        owner: whose argument `x` is, for the messages.
-        x: arrays, in the structure that the networks take.
-        batch_size: the most in a batch.
+        owner: the name of the function or class that has the argument `x`, for errors.
+        x: arrays, `(samples, ...)`, in the structure that the networks take.
+        batch_size: the largest number of samples in a batch.
 
     Raises:
-        TypeError, ValueError: for what is no array, or empty.
+        TypeError: if `x` is no array and no structure of arrays.
+        ValueError: if there are no samples, or not the same number of each input.
     """
 
     def __init__(self, owner: str, x: Any, batch_size: int) -> None:
         self._batch_size = check_integer("batch_size", batch_size)
-        self._told_as = f"`x` of {owner}"
-        flat = [one for one in keras.tree.flatten(unwrap_inputs(x)) if one is not None]
-        if not flat or not all(len(getattr(one, "shape", ())) for one in flat):
+        self._description = f"`x` of {owner}"
+        # An optional input of a network may be None.
+        flat = [a for a in keras.tree.flatten(unwrap_inputs(x)) if a is not None]
+        if not flat or not all(len(getattr(array, "shape", ())) for array in flat):
             raise TypeError(
-                f"{self._told_as} must be an array of inputs, or a structure of arrays;"
-                f" received {x!r:.80}. Of a dataset pass a batch of inputs: "
+                f"{self._description} must be an array of inputs, or a structure of "
+                f"arrays; received {x!r:.80}. Of a dataset pass a batch of inputs: "
                 "`x, y = next(iter(dataset.unbatch().batch(300)))`."
             )
-        sizes = sorted({len(one) for one in flat})
+        sizes = sorted({len(array) for array in flat})
         if sizes[0] == 0 or len(sizes) > 1:
             raise ValueError(
-                f"{self._told_as} must hold samples, as many of each input; received "
-                f"{' and '.join(map(str, sizes))}. Pass some hundred of them."
+                f"{self._description} must hold samples, the same number of each "
+                f"input; received {' and '.join(map(str, sizes))}. Some hundred are "
+                "enough."
             )
         self._arrays = _map_present(np.asarray, unwrap_inputs(x))
         self._size = sizes[0]
@@ -56,102 +64,110 @@ class EvaluationData:
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self._size, self._batch_size):
-            stop = start + self._batch_size
-            yield _map_present(lambda array, a=start, b=stop: array[a:b], self._arrays)
+            batch = slice(start, start + self._batch_size)
+            yield _map_present(operator.itemgetter(batch), self._arrays)
 
     def check(self, distiller: Distiller) -> None:
-        """Refuse what the Distiller's networks do not take."""
-        check_inputs(distiller, self._told_as, self._arrays)
+        """Raise if the Distiller's networks do not take these inputs."""
+        check_inputs(distiller, self._description, self._arrays)
 
 
 class StudentEvaluator:
-    """A student beside its teacher, on the same inputs.
+    """Measures how well a student predicts the hints and the outputs of its teacher.
 
     Args:
         distiller: the Distiller.
-        sample: the inputs; the teacher is asked of them here, and not again.
-        stage: `"hint"`, `"kd"` or `"joint"`; what it does not use is not looked at.
-        wanted: the positions of the hint pairs to look at, or None for all.
-        eagerly: whether the student runs without a trace.
+        data: the inputs. The teacher is run on them here, once.
+        stage: `"hint"`, `"kd"` or `"joint"`; only what the stage uses is measured.
+        active: the positions of the hint pairs to measure, or None for all.
+        eagerly: whether the student runs eagerly rather than as a traced graph.
 
     Attributes:
-        key: the last three arguments.
-        provider: what the teacher said of each batch; of a hint also its mask.
+        key: the last three arguments; an evaluator can be used again where they agree.
+        teacher_outputs: the `TeacherOutputs` of each batch as NumPy arrays.
         constant_hints: the positions of hints that are the same for every sample.
     """
 
     def __init__(
         self,
         distiller: Distiller,
-        sample: EvaluationData,
+        data: EvaluationData,
         stage: str,
-        wanted: Sequence[int] | None,
+        active: Sequence[int] | None,
         eagerly: bool,
     ) -> None:
-        self.key = (stage, wanted, eagerly)
-        self._distiller, self._sample, self._stage = distiller, sample, stage
-        pairs = range(len(distiller.hints)) if wanted is None else wanted
-        self._wanted = () if stage == "kd" else tuple(pairs)
+        self.key = (stage, active, eagerly)
+        self._distiller = distiller
+        self._data = data
+        self._stage = stage
+        pairs = range(len(distiller.hints)) if active is None else active
+        self._active = () if stage == "kd" else tuple(pairs)
         self._output_pairs = {
             i: output_pair
             for i, output_pair in enumerate(distiller.output_pairs)
             if output_pair is not None and stage != "hint"
         }
-        self.teacher_outputs = [
-            _to_numpy(
-                distiller.teacher_outputs.compute(
-                    _to_tensors(batch), stage, self._wanted
-                )
+        self.teacher_outputs: list[TeacherOutputs] = []
+        for batch in data:
+            outputs = distiller.teacher_outputs.compute(
+                _to_tensors(batch), stage, self._active
             )
-            for batch in sample
-        ]
-        self._spreads = {
-            i: _total_variance(
-                [teacher_outputs.hints[i] for teacher_outputs in self.teacher_outputs]
-            )
-            for i in self._wanted
+            logits = _map_present(np.asarray, outputs.logits)
+            hints = _map_present(np.asarray, outputs.hints)
+            self.teacher_outputs.append(TeacherOutputs(logits, hints))
+        self._variances = {
+            i: _total_variance([outputs.hints[i] for outputs in self.teacher_outputs])
+            for i in self._active
         }
-        self.constant_hints = [i for i, spread in self._spreads.items() if spread == 0]
-        self._student = self._eager if eagerly else self._traced(next(iter(sample)))
+        self.constant_hints = [i for i, v in self._variances.items() if v == 0]
+        if eagerly:
+            self._student = self._run_eagerly
+        else:
+            self._student = self._trace(next(iter(data)))
 
     def compute(self) -> dict[str, float]:
-        """R² of each pair, and the agreement on each output."""
-        missed = dict.fromkeys(self._wanted, 0.0)
-        same: dict[int, Any] = {}
-        for batch, teacher_outputs in zip(
-            self._sample, self.teacher_outputs, strict=True
-        ):
-            answers, regressed = _map_present(np.asarray, self._student(batch))
-            for i, prediction in zip(self._wanted, regressed, strict=True):
-                hint, mask = teacher_outputs.hints[i]
-                gap, _ = _apply_mask(
-                    np.subtract(hint, prediction, dtype="float64"), mask
-                )
-                missed[i] += np.sum(gap**2)
-            for i, (logits, mask) in answers.items():
+        """Return R² of each pair, and the agreement on each output, by their logs.
+
+        R² is `1 - Σ ‖u_h - r(v_g)‖² / Σ ‖u_h - mean(u_h)‖²`, with sums over the samples
+        and those of their steps that the hint's mask leaves. The agreement is the
+        fraction of the samples for which teacher and student choose the same class.
+        """
+        squared_errors = dict.fromkeys(self._active, 0.0)
+        # For each output how often the choices are the same, and out of how many.
+        agreed: dict[int, Any] = {}
+        for batch, outputs in zip(self._data, self.teacher_outputs, strict=True):
+            student_logits, regressed = _map_present(np.asarray, self._student(batch))
+            for i, prediction in zip(self._active, regressed, strict=True):
+                hint, mask = outputs.hints[i]
+                error = np.subtract(hint, prediction, dtype="float64")
+                squared_errors[i] += np.sum(_apply_mask(error, mask)[0] ** 2)
+            for i, (logits, mask) in student_logits.items():
                 activation = self._output_pairs[i].activation
-                soft = _choose_classes(self.soft_logits(teacher_outputs, i), activation)
-                agreed = soft == _choose_classes(logits, activation)
-                right, counts = _apply_mask(agreed, mask)
-                same[i] = same.get(i, 0) + np.array([right.sum(), counts.sum()])
-        pairs, outputs = len(self._distiller.hints), len(self._distiller.output_pairs)
+                is_same = _choose_classes(
+                    self.soft_logits(outputs, i), activation
+                ) == _choose_classes(logits, activation)
+                same, counted = _apply_mask(is_same, mask)
+                agreed[i] = agreed.get(i, 0) + np.array([same.sum(), counted.sum()])
+        num_pairs = len(self._distiller.hints)
+        num_outputs = len(self._distiller.output_pairs)
         return {
             **{
-                _name_log("hint_r2", i, pairs): 1 - divide_or_nan(missed[i], spread)
-                for i, spread in self._spreads.items()
+                _name_log("hint_r2", i, num_pairs): 1
+                - divide_or_nan(squared_errors[i], variance)
+                for i, variance in self._variances.items()
             },
             **{
-                _name_log("agreement", i, outputs): divide_or_nan(*same[i])
-                for i in same
+                _name_log("agreement", i, num_outputs): divide_or_nan(same, counted)
+                for i, (same, counted) in agreed.items()
             },
         }
 
     def regressed(self, batch: Any) -> list[Any]:
-        """The regressed guided layers for a batch of the sample."""
+        """Return the regressed guided layers for a batch of the data."""
         return _map_present(np.asarray, self._student(batch)[1])
 
     def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
-        """What the soft targets of an output come from, at the present temperature."""
+        """Return an output's logits for the whole ensemble, at the present τ."""
         members = [
             ops.convert_to_tensor(member[output], "float64")
             for member in teacher_outputs.logits
@@ -160,68 +176,72 @@ class StudentEvaluator:
         activation = self._output_pairs[output].activation
         return np.asarray(teacher.soft_logits(members, temperature, activation))
 
-    def _pass(self, x: Any) -> tuple[dict[int, Any], list[Any]]:
-        """The student's logits with their masks, by output, and its regressed layers.
+    def _run(self, x: Any) -> tuple[dict[int, Any], list[Any]]:
+        """Run the student; return logits with their masks, and regressed layers.
 
-        Whatever a layer assigns to its variables meanwhile is dropped.
+        What a layer assigns to its variables meanwhile, such as the state of a seed
+        generator, is dropped.
         """
         student = self._distiller.objective.student
         with keras.StatelessScope():
-            outputs, regressed = student(x, self._stage, self._wanted, training=False)
+            outputs, regressed = student(x, self._stage, self._active, training=False)
         flat = keras.tree.flatten(outputs)
-        answers = {
+        logits = {
             i: (output_pair.student.logits(flat[i]), get_mask(flat[i]))
             for i, output_pair in self._output_pairs.items()
         }
-        return answers, [upcast_to_float32(tensor) for tensor in regressed]
+        return logits, [upcast_to_float32(tensor) for tensor in regressed]
 
-    def _eager(self, x: Any) -> Any:
-        return self._pass(_to_tensors(x))
+    def _run_eagerly(self, x: Any) -> Any:
+        return self._run(_to_tensors(x))
 
-    def _traced(self, first: Any) -> Any:
-        """The pass as one graph for batches of any size."""
-        given = [array for array in keras.tree.flatten(first) if array is not None]
-        specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in given]
+    def _trace(self, example: Any) -> Any:
+        """Return `_run` as one graph for batches of any size like this one."""
+        # Inputs that are None cannot be arguments of a graph: only the arrays are
+        # passed, and put back into the structure inside.
+        specs = [
+            tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+            for array in _list_present(example)
+        ]
 
-        def whole(*tensors: Any) -> Any:
-            left = iter(tensors)
-            return self._pass(_map_present(lambda _: next(left), first))
+        def run(*tensors: Any) -> Any:
+            remaining = iter(tensors)
+            return self._run(_map_present(lambda _: next(remaining), example))
 
-        traced = tf.function(whole, input_signature=specs, autograph=False)
-        return lambda x: traced(*[a for a in keras.tree.flatten(x) if a is not None])
+        traced = tf.function(run, input_signature=specs, autograph=False)
+        return lambda x: traced(*_list_present(x))
 
 
 def _choose_classes(logits: Any, activation: str) -> Any:
-    """The class, or which of the units are on."""
+    """Return the most likely class, or which of the independent units are on.
+
+    A unit is on where its probability is above 1/2, that is, its logit above 0.
+    """
     if activation == "sigmoid":
         return logits > 0
     return np.argmax(logits, axis=-1, keepdims=True)
 
 
-def _to_numpy(teacher_outputs: TeacherOutputs) -> TeacherOutputs:
-    """A teacher_outputs in NumPy, each hint with its mask."""
-    hints = {
-        i: _map_present(np.asarray, (h, get_mask(h)))
-        for i, h in teacher_outputs.hints.items()
-    }
-    return TeacherOutputs(_map_present(np.asarray, teacher_outputs.logits), hints)
-
-
 def _total_variance(hints: Sequence[tuple[Any, Any]]) -> float:
-    """Σ ‖u_h - mean(u_h)‖², the mean of each feature over those samples that count."""
-    total = count = spread = size = 0.0
+    """Return Σ ‖u_h - mean(u_h)‖² over the batches of a hint, each with its mask.
+
+    The mean is that of each feature over the samples and steps that the masks leave.
+    """
+    # Two passes: Σ u² - (Σ u)² / n would be a difference of two large numbers.
+    total = count = variance = size = 0.0
     for values, counts in itertools.starmap(_apply_mask, hints):
         total, count = total + values.sum(axis=0), count + counts.sum(axis=0)
     mean = total / np.maximum(count, 1)
     for values, counts in itertools.starmap(_apply_mask, hints):
-        spread += np.sum((counts * (values - mean)) ** 2)
+        variance += np.sum((counts * (values - mean)) ** 2)
         size += np.sum(values**2)
-    # Of numbers that are all the same float64 leaves a little.
-    return 0.0 if spread <= 1e-20 * size else float(spread)
+    # Where all samples are the same, the rounding of their mean leaves a relative error
+    # of about 1e-16 in float64, whose square is below this bound.
+    return 0.0 if variance <= 1e-20 * size else float(variance)
 
 
 def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:
-    """Values in float64, zero where a mask leaves them out, and which of them count."""
+    """Return values in float64, zero where masked, and which of them count."""
     values = np.asarray(values, "float64")
     if mask is None:
         return values, np.ones(values.shape, bool)
@@ -231,10 +251,12 @@ def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def divide_or_nan(part: Any, whole: Any) -> float:
+    """Return `part / whole`, NaN where there is nothing to divide by."""
     return float(part) / float(whole) if whole else math.nan
 
 
 def _name_log(log: str, i: int, count: int) -> str:
+    """Return the name of a log; only where there are several is it numbered."""
     return log if count == 1 else f"{log}_{i}"
 
 
@@ -243,7 +265,12 @@ def _to_tensors(x: Any) -> Any:
 
 
 def _map_present(function: Any, tensors: Any) -> Any:
-    """A function of each tensor in a structure, None where there is none."""
+    """Apply a function to each tensor in a structure and leave each None as it is."""
     return keras.tree.map_structure(
         lambda tensor: None if tensor is None else function(tensor), tensors
     )
+
+
+def _list_present(tensors: Any) -> list[Any]:
+    """Return the tensors in a structure, without each None."""
+    return [tensor for tensor in keras.tree.flatten(tensors) if tensor is not None]

@@ -1,4 +1,8 @@
-"""NaN and infinity in a step: where they first are, and no weight with them."""
+"""Finds NaN and infinity in a training step, and undoes the step.
+
+The guard is off unless `CheckNumerics` switches it on: looking at every tensor costs
+time, and undoing a step costs a copy of all variables.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +14,34 @@ import tensorflow as tf
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distribution import replicas
 
-# In the order in which a step computes them: the first that is bad is the cause.
+# In the order in which a step computes them. The first place that is not finite is
+# the cause, since NaN and infinity spread to all that is computed from them.
 PLACES = (
-    *("data", "teacher's outputs", "hints", "student's outputs"),
-    *(*TERMS, "gradients", "weights"),
+    "data",
+    "teacher's outputs",
+    "hints",
+    "student's outputs",
+    *TERMS,
+    "gradients",
+    "weights",
 )
 
 
 class FiniteGuard:
-    """Remembers the first step with a number that is not finite, and undoes it.
+    """Remembers the first step with NaN or infinity, and undoes every such step.
 
-    It holds a variable of its own, which is in no weight file and no checkpoint.
+    It holds a variable of its own, which is in no weight file and no checkpoint. It is
+    no Keras object, so that Keras does not track the variable.
+
+    Attributes:
+        is_on: whether steps are looked at. A step must be traced again after a change.
     """
 
     def __init__(self) -> None:
         self.is_on = False
-        # The number of the step, counted from 1, and a flag for each place.
+        # The number of the step, counted from 1, or 0 if none was found; then a flag
+        # for each of PLACES. One tensor, so that a step assigns it at once. All
+        # replicas write the same values, and the first one's are kept.
         self._found = keras.Variable(
             np.zeros(1 + len(PLACES)),
             trainable=False,
@@ -35,47 +51,56 @@ class FiniteGuard:
         )
 
     def first_failure(self) -> tuple[int, list[str]] | None:
-        """The first step since `reset` with such numbers, and where they were."""
+        """Return the first step since `reset` that was not finite, and the places."""
         step, *flags = keras.ops.convert_to_numpy(self._found)
-        bad = [place for place, flag in zip(PLACES, flags, strict=True) if flag]
-        return (int(step), bad) if step else None
+        if step == 0:
+            return None
+        return int(step), [
+            place for place, flag in zip(PLACES, flags, strict=True) if flag
+        ]
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget what was found."""
         self._found.assign(keras.ops.zeros_like(self._found))
 
     def snapshot(self, variables: Sequence[Any]) -> list[Any]:
-        """What the step may have to be undone to."""
+        """Copy the values of variables before a step; nothing where it is off."""
         return [tf.identity(v.value) for v in variables] if self.is_on else []
 
     def check_and_rollback(
         self, step: Any, places: dict[str, Any], variables: Any, before: list[Any]
     ) -> None:
-        """Look at what a step has computed; undo it if it is not finite.
+        """Look at what a step has computed, and undo the step if it is not finite.
 
         Args:
             step: a variable, the number of the step, counted from 1.
-            places: what there is to look at, by its place.
-            variables: what the step may have changed.
+            places: structures of tensors to look at, by their name in `PLACES`. Names
+                that are missing are skipped, and so are integers, masks and None.
+            variables: the variables that the step may have changed.
             before: what `snapshot` returned for these variables.
         """
         if not self.is_on:
             return
         places = {**places, "weights": [variable.value for variable in variables]}
+        # A replica sees its own part of the batch. All must decide alike, or their
+        # copies of the weights would part: the flags are added up over the replicas.
         flags = replicas.all_reduce_sum(
             [_has_not_finite(places.get(place)) for place in PLACES]
         )
-        bad = tf.add_n(flags) > 0
-        now = tf.stack([tf.cast(step.value, "float32"), *flags])
-        new = tf.logical_and(bad, tf.equal(self._found.value[0], 0))
-        self._found.assign(tf.where(new, now, self._found.value))
+        is_bad = tf.add_n(flags) > 0
+        found = tf.stack([tf.cast(step.value, "float32"), *flags])
+        # Only the first bad step is kept; later ones are often its consequence.
+        is_first = tf.logical_and(is_bad, tf.equal(self._found.value[0], 0))
+        self._found.assign(tf.where(is_first, found, self._found.value))
+        # A selection and not a condition: in a traced step a branch would make every
+        # variable an input and an output of it, and XLA compiles a selection well.
         replicas.update_variables(
-            variables, before, lambda old, new, bad: tf.where(bad, old, new), bad
+            variables, before, lambda old, new, bad: tf.where(bad, old, new), is_bad
         )
 
 
 def find_not_finite_weights(network: keras.Model) -> list[Any]:
-    """The weights of a network in which there is a NaN or an infinity."""
+    """Return the weights of a network that hold a NaN or an infinity."""
     return [
         weight
         for weight in network.weights
@@ -85,9 +110,10 @@ def find_not_finite_weights(network: keras.Model) -> list[Any]:
 
 
 def _has_not_finite(tensors: Any) -> tf.Tensor:
-    """1 if a float among the tensors is not finite, else 0."""
+    """Return 1 if a float among the tensors is not finite, else 0."""
     flags = [
         tf.reduce_any(tf.logical_not(tf.math.is_finite(tensor)))
+        # A sparse gradient is expanded: its values are looked at.
         for tensor in tf.nest.flatten(tensors, expand_composites=True)
         if "float" in str(getattr(tensor, "dtype", ""))
     ]

@@ -1,4 +1,4 @@
-"""Hint pairs: which of the teacher's layers teaches which of the student's."""
+"""Hint pairs: which layer of the teacher guides which layer of the student."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,25 +10,36 @@ from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import check_number
 
+# The words for a regressor that the Distiller makes itself.
+_KINDS = ("auto", "conv", "dense")
+
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 @dataclasses.dataclass(frozen=True, repr=False)
 class Hint:
     """One pair of layers: the student's guided layer learns the teacher's hint.
 
+    A pair of names, `("conv2", "conv6")`, is enough for the usual case. Use a `Hint` to
+    give a pair a weight or a regressor of its own, or to take the hint from one network
+    of an ensemble. The pair adds `weight · ½ ‖u_h(x) - r(v_g(x))‖²` to the hint loss,
+    Eq. 3 in Romero et al., "FitNets" (arXiv 1412.6550), with the hint `u_h`, the guided
+    layer `v_g` and the regressor `r`.
+
     Args:
         hint_layer: the name of the teacher's layer, or its path into nested models,
             such as `"backbone/block3_out"`.
         guided_layer: the same for the student.
-        weight: the factor of this pair's loss among several pairs, positive.
-        regressor: `"auto"`, `"conv"` or `"dense"`, or a layer of your own that maps
-            the guided output to the hint's shape.
-        member: which network of an ensemble gives the hint, counted from 0.
+        weight: the factor of this pair's loss, a positive number.
+        regressor: `"auto"`, `"conv"` or `"dense"`, a `HintRegressor` of that kind, or
+            your own layer that maps `(batch, ...)` of the guided layer to the shape of
+            the hint.
+        member: the position in an ensemble of the network that gives the hint,
+            counted from 0.
 
     Raises:
-        ValueError: for a weight that is not positive, an empty path, an unknown
-            regressor, or a negative member.
-        TypeError: if a path is no string.
+        ValueError: if the weight is not positive, a path is empty, the regressor is
+            unknown, or the member is negative.
+        TypeError: if a path is not a string.
 
     Example:
 
@@ -56,9 +67,8 @@ class Hint:
                     f"nested models; received {path!r}."
                 )
         check_number("weight", self.weight, "positive")
-        word = isinstance(self.regressor, str)
-        known = word and self.regressor in ("auto", "conv", "dense")
-        if not known and not isinstance(self.regressor, keras.layers.Layer):
+        is_kind = isinstance(self.regressor, str) and self.regressor in _KINDS
+        if not is_kind and not isinstance(self.regressor, keras.layers.Layer):
             raise ValueError(
                 '`regressor` must be "auto", "conv", "dense" or a Keras layer; '
                 f"received {self.regressor!r}."
@@ -67,15 +77,13 @@ class Hint:
         check_integer("member", self.member, minimum=0, advice=position)
 
     def __repr__(self) -> str:
-        said = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"
-        for argument, default in {
-            "weight": 1.0,
-            "regressor": "auto",
-            "member": 0,
-        }.items():
-            value = getattr(self, argument)
-            said += "" if value == default else f", {argument}={value!r}"
-        return said + ")"
+        # Only what differs from the default is shown: a dataclass would show it all.
+        text = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"
+        for field in dataclasses.fields(self)[2:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                text += f", {field.name}={value!r}"
+        return text + ")"
 
     def get_config(self) -> dict[str, Any]:
         regressor = self.regressor
@@ -100,11 +108,16 @@ class Hint:
 def parse_hints(
     hints: Any, members: Sequence[keras.Model], student: keras.Model
 ) -> tuple[Hint, ...]:
-    """The `hints` argument of a Distiller as a tuple of `Hint`.
+    """Return the `hints` argument of a `Distiller` as a tuple of `Hint`.
+
+    Args:
+        hints: the argument, in any of its forms.
+        members: the teacher's networks.
+        student: the student.
 
     Raises:
-        ValueError, TypeError: if it is none of the forms that a Distiller takes, or
-            an empty list, or asks for the same pair twice.
+        TypeError: if it has none of the forms that a Distiller takes.
+        ValueError: if it is an empty list or names the same pair twice.
     """
     if hints is None:
         return ()
@@ -137,14 +150,15 @@ def parse_hints(
 
 
 def check_member(hint: Hint, members: Sequence[keras.Model]) -> None:
-    """Refuse a hint of a network that the teacher has not."""
+    """Raise if a hint names a network that the ensemble does not have."""
     if hint.member >= len(members):
         raise ValueError(
-            f"{hint} asks for member {hint.member} of a teacher that has "
-            f"{len(members)}; members are counted from 0."
+            f"{hint} names member {hint.member} of a teacher that has {len(members)} "
+            "network(s); members are counted from 0."
         )
 
 
 def _is_pair(value: Any) -> bool:
+    """Whether a value is a pair of names."""
     is_sequence = isinstance(value, (list, tuple)) and len(value) == 2
     return is_sequence and all(isinstance(part, str) for part in value)

@@ -1,4 +1,15 @@
-"""From a batch to the losses of a stage: what a train step differentiates."""
+"""The terms of Eq. 2 and Eq. 3: what a training step differentiates.
+
+`Objective.student` runs the student on a batch, with the regressors on its guided
+layers. `label_loss`, `kd_loss` and `hint_loss` compare the result with the labels and
+with the `TeacherOutputs`. Each term is a mean over the samples of the global batch;
+`Distiller._evaluate` multiplies the terms by λ and `hint_weight` and adds them up.
+
+On several replicas each holds a part of the batch, perhaps an empty one. `share`
+(`keras_fitnets.distribution.replicas.replica_share`) scales the mean of a part so that
+the sum over the replicas is the mean over the global batch; that of an empty replica
+is 0.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -27,16 +38,21 @@ TERMS = ("label_loss", "kd_loss", "hint_loss")
 class Objective:
     """The terms of Eq. 2 and Eq. 3 for a teacher and a student.
 
-    Everything here is a function of its arguments and of the networks' weights; what
-    is trained, and how, is the caller's.
+    The methods depend on their arguments and on the networks' weights alone, and
+    change nothing. The caller decides what is trained, and how.
 
     Args:
         teacher: the `Teacher`.
         student: the student network.
         hints: the `Hint` pairs.
         activation, from_logits, temperature_squared: as for `Distiller`.
-        share: from a mean over so many items of a part of a batch to its share of the
-            mean over the whole batch; the losses of the parts add up to the batch's.
+        share: a function of the mean over the items on one replica and their number;
+            returns its share of the mean over all replicas. The shares add up to it.
+
+    Attributes:
+        output_pairs: how each output is compared; None for one that is left out.
+        teacher_outputs: the `TeacherOutputProvider`.
+        regressors: the regressor of each pair, built.
     """
 
     def __init__(
@@ -66,44 +82,65 @@ class Objective:
         self.teacher_outputs = TeacherOutputProvider(
             teacher, hints, self.output_pairs, inputs
         )
-        guided = [hint.guided_layer for hint in hints]
-        self._features: Any = (
-            create_feature_extractor(student, guided, inputs) if hints else None
-        )
-        self.regressors = [
-            _create_regressor(hint, teacher, student, hint_shape, guided_shape)
-            for hint, hint_shape, guided_shape in zip(
-                hints,
-                self.teacher_outputs.shapes,
-                self._features.shapes if self._features else [],
-                strict=True,
-            )
-        ]
+        self.regressors: list[keras.layers.Layer] = []
+        # Without hints nothing asks for the student's features.
+        self._features: Any = None
+        if hints:
+            guided = [hint.guided_layer for hint in hints]
+            self._features = create_feature_extractor(student, guided, inputs)
+            hint_shapes = self.teacher_outputs.shapes
+            self.regressors = [
+                _create_regressor(hint, teacher, student, hint_shape, guided_shape)
+                for hint, hint_shape, guided_shape in zip(
+                    hints, hint_shapes, self._features.shapes, strict=True
+                )
+            ]
 
     def student(
-        self, x: Any, stage: str, wanted: Sequence[int], training: bool
+        self, x: Any, stage: str, active: Sequence[int], training: bool
     ) -> tuple[Any, list[Any]]:
-        """The student's outputs and its regressed guided layers, in one pass."""
+        """Run the student once, and the regressors on its guided layers.
+
+        Args:
+            x: a batch of plain inputs.
+            stage: `"hint"`, `"kd"` or `"joint"`.
+            active: the positions of the pairs that the stage uses.
+            training: whether the layers run in training mode.
+
+        Returns:
+            The student's outputs, None in stage "hint", which runs no layer above the
+            guided ones; and the regressed guided layers of the active pairs, each in
+            the shape of its hint.
+        """
         if stage == "kd":
             return graph.call_network(self._student, x, training), []
         if stage == "hint":
-            outputs, guided = None, self._features.extract(x, training, wanted)
+            outputs, guided = None, self._features.extract(x, training, active)
         else:
             outputs, guided = self._features.outputs_and_features(x, training)
-        regressed = [
-            # Masked steps are zero, or a kernel would mix them with their neighbours.
-            graph.call_network(
-                self.regressors[i], zero_masked(g, get_mask(g)), training
-            )
-            for i, g in zip(wanted, guided, strict=True)
-        ]
+        regressed = []
+        for i, features in zip(active, guided, strict=True):
+            # Zero the masked time steps first: the regressor's convolution would
+            # otherwise mix padding into the valid steps beside it.
+            features = zero_masked(features, get_mask(features))
+            regressed.append(graph.call_network(self.regressors[i], features, training))
         return outputs, regressed
 
     def label_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any) -> Any:
-        """The first term of Eq. 2: what `compile` was given, a mean over samples."""
+        """Evaluate the label loss, the first term of Eq. 2.
+
+        Args:
+            loss: a function of labels, outputs and sample weights that returns the
+                mean over this replica's samples.
+            y: the labels, in the structure of the outputs.
+            outputs: the student's outputs.
+            sample_weight: None, or weights as `fit` takes them.
+        """
         flat = keras.tree.flatten(outputs)
         items = ops.shape(flat[0])[0]
-        # Keras returns one number for all outputs: they can be weighed only as one.
+        # Keras takes the mean of a sequence over the steps that its mask leaves, so
+        # these are the items that replicas may have different numbers of. For several
+        # outputs Keras returns one number, which cannot be shared output by output.
         if len(flat) == 1 and get_mask(flat[0]) is not None:
             items = ops.sum(ops.cast(get_mask(flat[0]), "int32"))
         return self._share(loss(y, outputs, sample_weight), items)
@@ -115,13 +152,25 @@ class Objective:
         temperature: Any,
         sample_weight: Any,
     ) -> Any:
-        """The second term of Eq. 2, summed over the outputs, a mean over samples."""
+        """Evaluate the soft-target loss, the second term of Eq. 2, without λ.
+
+        Args:
+            teacher_outputs: those of the batch.
+            outputs: the student's outputs.
+            temperature: τ, a scalar tensor.
+            sample_weight: None, or weights as `fit` takes them.
+
+        Returns:
+            The sum over the outputs of their means over samples, or, of a sequence,
+            over the samples' valid steps.
+        """
         flat = keras.tree.flatten(outputs)
         weights = _weight_per_output(sample_weight, len(flat))
         losses = []
         for i, output_pair in enumerate(self.output_pairs):
             if output_pair is None:
                 continue
+            # The networks of an ensemble may compute in different precisions.
             logits = _cast_to_widest_dtype(
                 [member[i] for member in teacher_outputs.logits]
             )
@@ -139,64 +188,78 @@ class Objective:
         self,
         teacher_outputs: TeacherOutputs,
         regressed: Sequence[Any],
-        wanted: Sequence[int],
+        active: Sequence[int],
         sample_weight: Any,
     ) -> Any:
-        """Eq. 3, summed over the pairs by their weights, a mean over samples.
+        """Evaluate the hint loss, Eq. 3, without `hint_weight`.
 
-        Weights for several outputs or time steps count by their mean per sample.
+        Args:
+            teacher_outputs: those of the batch.
+            regressed: the regressed guided layers, as `student` returns them.
+            active: the positions of their pairs.
+            sample_weight: None, or weights as `fit` takes them. Of weights for several
+                outputs or time steps the mean of each sample counts.
+
+        Returns:
+            The sum over the pairs, each with its own weight, of the means over samples.
         """
         weight = _weight_per_sample(sample_weight)
         losses = []
-        for i, prediction in zip(wanted, regressed, strict=True):
-            hint = teacher_outputs.hints[i]
-            pair = self._mean(hint_loss(hint, prediction, get_mask(hint)), weight)
-            losses.append(self._hints[i].weight * pair)
+        for i, prediction in zip(active, regressed, strict=True):
+            hint, mask = teacher_outputs.hints[i]
+            pair_loss = self._mean(hint_loss(hint, prediction, mask), weight)
+            losses.append(self._hints[i].weight * pair_loss)
         return sum(_cast_to_widest_dtype(losses))
 
-    def penalties(self, stage: str, wanted: Sequence[int]) -> list[Any]:
-        """Regularisation and `add_loss` terms of the student's last pass."""
+    def penalties(self, stage: str, active: Sequence[int]) -> list[Any]:
+        """Return the regularisation and `add_loss` terms of the student's last run."""
         if stage == "kd":
             return self._student.losses
-        regressors = [self.regressors[i].losses for i in wanted]
+        regressors = [self.regressors[i].losses for i in active]
         if stage == "hint":
-            return sum(regressors, self._features.losses(wanted))
+            return sum(regressors, self._features.losses(active))
         return sum(regressors, self._student.losses)
 
-    def trainable_variables(self, stage: str, wanted: Sequence[int]) -> list[Any]:
-        """What a stage trains."""
+    def trainable_variables(self, stage: str, active: Sequence[int]) -> list[Any]:
+        """Return the variables that a stage trains."""
         if stage == "kd":
             return self._student.trainable_variables
-        regressors = [self.regressors[i].trainable_variables for i in wanted]
+        regressors = [self.regressors[i].trainable_variables for i in active]
         if stage == "hint":
-            return sum(regressors, self.guided_variables(wanted))
+            return sum(regressors, self.guided_variables(active))
         return sum(regressors, self._student.trainable_variables)
 
-    def guided_variables(self, wanted: Sequence[int]) -> list[Any]:
-        """The student's trainable variables up to its guided layers."""
-        return self._features.trainable_variables(wanted)
+    def guided_variables(self, active: Sequence[int]) -> list[Any]:
+        """Return the student's trainable variables up to its guided layers."""
+        return self._features.trainable_variables(active)
 
     def _mean(self, values: Any, weight: Any = None, mask: Any = None) -> Any:
-        """The mean over samples, and over those time steps that the mask leaves."""
+        """Return this replica's share of the mean over samples and unmasked steps."""
+        # As in Keras the mean divides by the number of items, not by the sum of the
+        # weights: a batch of half-weights has half the loss.
         count = ops.cast(ops.prod(ops.shape(values)), values.dtype)
         if mask is not None:
             mask = ops.cast(_expand_to_rank(mask, values), values.dtype)
+            # The mask may lack axes that the values have.
             count = ops.sum(mask * ops.ones_like(values))
+            # Zero and not multiply: a masked value may be infinite, and inf · 0 is NaN.
             values = zero_masked(values, ops.cast(mask, "bool"))
         if weight is not None:
             values = values * ops.cast(_expand_to_rank(weight, values), values.dtype)
+        # An empty replica, or one whose steps are all masked, has the mean 0 / 0.
         return self._share(ops.divide_no_nan(ops.sum(values), count), count)
 
 
 def _find_common_inputs(networks: Sequence[keras.Model]) -> Any:
-    """Symbolic inputs that fit all networks, or None if none shows its own."""
+    """Return symbolic inputs that fit all networks, or None if none shows its own."""
     for network in networks:
         if not network.built:
             raise ValueError(
                 f"Network '{network.name}' has no weights yet, since its input shape "
-                "is unknown. Start it with keras.Input(...), or call "
-                "`build(input_shape)` on it, before it is distilled."
+                "is unknown. Begin it with keras.Input(...), or call "
+                "`build(input_shape)` on it, before making the Distiller."
             )
+    # A subclassed network shows no inputs: it is assumed to take those of the others.
     known = [(n, i) for n in networks if (i := graph.get_inputs(n)) is not None]
     for network, inputs in known[:-1]:
         student, expected = known[-1]
@@ -204,10 +267,8 @@ def _find_common_inputs(networks: Sequence[keras.Model]) -> Any:
             raise ValueError(
                 "Teacher and student must take the same inputs; "
                 f"'{network.name}' takes {graph.format_shapes(inputs)}, "
-                f"'{student.name}' "
-                f"takes {graph.format_shapes(expected)}. Put a resizing or reshaping "
-                "layer "
-                "in front of one."
+                f"'{student.name}' takes {graph.format_shapes(expected)}. Put a "
+                "resizing or reshaping layer in front of one."
             )
     return known[0][1] if known else None
 
@@ -219,10 +280,16 @@ def _create_regressor(
     hint_shape: tuple[int | None, ...],
     guided_shape: tuple[int | None, ...],
 ) -> keras.layers.Layer:
-    """The regressor of a pair, built for the shapes of its layers."""
+    """Return the regressor of a pair, built for the shapes of its layers.
+
+    Raises:
+        ValueError: if it cannot map the guided layer to the shape of the hint.
+    """
     network = teacher.models[hint.member]
     regressor = hint.regressor
     if isinstance(regressor, str):
+        # Eq. 3 asks the regressor for the hint layer's own non-linearity: a hint
+        # behind a ReLU is never negative, and a linear regressor could not match it.
         regressor = HintRegressor(
             hint_shape,
             kind=regressor,
@@ -232,27 +299,31 @@ def _create_regressor(
             **activations.nonlinearity(network, hint.hint_layer),
         )
     try:
-        # A symbolic call creates the weights of any layer, with or without a `build`.
+        # All weights must exist when the Distiller is made. A symbolic call creates
+        # those of any layer, also of one without a `build` method.
         guided = keras.KerasTensor((None, *guided_shape), dtype=regressor.compute_dtype)
-        given = tuple(regressor(guided).shape)[1:]
-        if not graph.has_same_shapes([given], [hint_shape]):
-            raise ValueError(f"The regressor gives {given}.")
+        shape = tuple(regressor(guided).shape)[1:]
+        if not graph.has_same_shapes([shape], [hint_shape]):
+            raise ValueError(f"The regressor gives {shape}.")
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"Guided layer '{hint.guided_layer}' of student '{student.name}', of shape "
-            f"{guided_shape}, cannot be led to hint layer '{hint.hint_layer}' of "
+            f"{guided_shape}, cannot be mapped to hint layer '{hint.hint_layer}' of "
             f"teacher '{network.name}', of shape {hint_shape}. {error}"
         ) from error
     return regressor
 
 
 def _cast_to_widest_dtype(tensors: list[Any]) -> list[Any]:
+    """Cast the tensors to the dtype that holds them all."""
     dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
     return [ops.cast(tensor, dtype) for tensor in tensors]
 
 
 def _expand_to_rank(weight: Any, values: Any) -> Any:
+    """Append axes to weights or a mask until they have the rank of the values."""
     weight = ops.convert_to_tensor(weight)
+    # Keras accepts weights of shape (batch, 1) for losses of shape (batch,).
     if len(weight.shape) == len(values.shape) + 1 and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, -1)
     while len(weight.shape) < len(values.shape):
@@ -267,6 +338,7 @@ def _expand_to_rank(weight: Any, values: Any) -> Any:
 
 
 def _weight_per_output(sample_weight: Any, count: int) -> list[Any]:
+    """Return the sample weights of each output; one array holds for all of them."""
     if not keras.tree.is_nested(sample_weight):
         return [sample_weight] * count
     flat = keras.tree.flatten(sample_weight)
@@ -279,6 +351,7 @@ def _weight_per_output(sample_weight: Any, count: int) -> list[Any]:
 
 
 def _weight_per_sample(sample_weight: Any) -> Any:
+    """Return one weight for each sample: the mean over outputs and time steps."""
     flat = [w for w in keras.tree.flatten(sample_weight) if w is not None]
     if not flat:
         return None

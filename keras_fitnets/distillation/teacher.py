@@ -1,4 +1,4 @@
-"""One or several frozen networks, seen as one."""
+"""`Teacher`: one or several frozen networks that give one set of soft targets."""
 
 import hashlib
 import math
@@ -17,25 +17,31 @@ from keras_fitnets.utils.checks import check_number
 class Teacher:
     """One trained network, or an ensemble, that is run and never changed.
 
-    Soft targets of an ensemble with weights `w_k` that sum to one, at temperature τ:
-    `sum_k w_k softmax(a_k / τ)` (arithmetic) or `softmax(sum_k w_k a_k / τ)`
-    (geometric), the two averages that Romero et al., "FitNets" (arXiv 1412.6550)
-    allow in place of one teacher's.
+    A `Distiller` takes a single network, or a list of them, as it is. Use a `Teacher`
+    to average an ensemble geometrically or with weights, or to state what the networks
+    return.
 
-    It is no layer and holds no variables of its own, so that the networks stay out of
-    the weights, checkpoints and `trainable_variables` of whatever it is attached to.
+    The soft targets of an ensemble with weights `w_k` that sum to one are, at
+    temperature τ, `sum_k w_k softmax(a_k / τ)` (arithmetic) or
+    `softmax(sum_k w_k a_k / τ)` (geometric): the two averages that Romero et al.,
+    "FitNets" (arXiv 1412.6550) allow in place of one teacher's.
+
+    A `Teacher` is not a layer and has no variables of its own, so that its networks
+    stay out of the weights, checkpoints and `trainable_variables` of the Distiller.
 
     Args:
-        models: a `keras.Model`, or a list of them with outputs of the same shapes.
-        average: `"arithmetic"` or `"geometric"`.
+        models: a `keras.Model`, or a list of them with inputs and outputs of the same
+            shapes.
+        average: `"arithmetic"` (of probabilities) or `"geometric"` (of logits).
         weights: a positive number for each model; equal by default. They are scaled
             to sum to one.
         from_logits: whether the models return logits rather than probabilities;
-            `"auto"` sees it from the activation that they end in.
+            `"auto"` reads it from the activation of their last layers.
 
     Raises:
-        TypeError: if `models` is anything but networks.
-        ValueError: for an empty list, an unknown average, or weights that do not fit.
+        TypeError: if `models` holds anything but networks.
+        ValueError: if the list is empty, the average is unknown, or the weights are
+            not one positive number for each model.
 
     Example:
 
@@ -83,11 +89,12 @@ class Teacher:
     def soft_logits(
         self, member_logits: Sequence[Any], temperature: Any, activation: str
     ) -> Any:
-        """One output's logits for the whole ensemble.
+        """Return one output's logits for the whole ensemble.
 
         Args:
             member_logits: for each model its logits, `(batch, ..., classes)`.
-            temperature: the τ at which the softened averages are exact.
+            temperature: the τ at which the networks' outputs are softened, a number or
+                a scalar tensor.
             activation: `"softmax"` or `"sigmoid"`.
 
         Returns:
@@ -97,28 +104,34 @@ class Teacher:
             return member_logits[0]
         if self.average == "geometric":
             return sum(w * a for w, a in zip(self.weights, member_logits, strict=True))
+        # The arithmetic mean in logarithms, where no probability can underflow:
+        # log sum_k w_k p_k = logsumexp_k(log w_k + log p_k).
         temperature = ops.cast(temperature, member_logits[0].dtype)
         softened = ops.stack([logits / temperature for logits in member_logits])
-        shares = [math.log(weight) for weight in self.weights]
-        shares = ops.reshape(
-            ops.convert_to_tensor(shares, dtype=softened.dtype),
+        log_weights = [math.log(weight) for weight in self.weights]
+        log_weights = ops.reshape(
+            ops.convert_to_tensor(log_weights, dtype=softened.dtype),
             [-1] + [1] * (len(softened.shape) - 1),
         )
         if activation == "softmax":
-            mean = ops.logsumexp(shares + ops.log_softmax(softened), axis=0)
+            # log p is a logit: softmax(log p) = p.
+            mean = ops.logsumexp(log_weights + ops.log_softmax(softened), axis=0)
         else:
-            on = ops.logsumexp(shares + ops.log_sigmoid(softened), axis=0)
-            off = ops.logsumexp(shares + ops.log_sigmoid(-softened), axis=0)
+            # The logit of a sigmoid is log p - log(1 - p), and log(1 - sigmoid(a)) is
+            # log_sigmoid(-a), which keeps its precision where p is close to 1.
+            on = ops.logsumexp(log_weights + ops.log_sigmoid(softened), axis=0)
+            off = ops.logsumexp(log_weights + ops.log_sigmoid(-softened), axis=0)
             mean = on - off
+        # The caller divides by the temperature again.
         return mean * temperature
 
     def fingerprint(self) -> str:
-        """A digest of the members, and of how they are averaged."""
-        whole = f"{self.average} {self.weights} {self.fingerprints()}"
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        """Return a digest of the networks and of how they are averaged."""
+        text = f"{self.average} {self.weights} {self.fingerprints()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def fingerprints(self) -> list[str]:
-        """For each member a digest of its layers, but for their names, and weights."""
+        """Return for each network a digest of its layers and weights."""
         return [fingerprint(model) for model in self.models]
 
     def get_config(self) -> dict[str, Any]:
@@ -138,6 +151,7 @@ class Teacher:
 def _normalize_weights(
     weights: Sequence[float] | None, count: int
 ) -> tuple[float, ...]:
+    """Return the weights of the networks, scaled to sum to one."""
     if weights is None:
         return (1 / count,) * count
     if not isinstance(weights, (list, tuple)) or len(weights) != count:

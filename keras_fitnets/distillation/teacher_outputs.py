@@ -1,6 +1,14 @@
-"""The teacher's outputs for a batch, computed now or read from a cache."""
+"""The teacher's outputs for a batch, computed now or read from a cache.
 
-import contextlib
+A step asks for them in one of two ways. `TeacherOutputProvider.compute` runs the
+teacher, no further than the stage needs; `TeacherOutputProvider.lookup` takes the same
+tensors out of a batch of `CachedInputs`. Both return `TeacherOutputs`, so that the
+losses do not know where they came from.
+
+A hint of a sequence has a mask. It is passed beside the values, not attached to a
+tensor, because tensors that come from a file or from another backend carry none.
+"""
+
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -20,23 +28,24 @@ class TeacherOutputs(NamedTuple):
     """The teacher's outputs for a batch, as far as a stage needs them.
 
     Attributes:
-        logits: for each member the logits of its outputs, None for one left out;
-            empty where the stage needs none.
-        hints: the hints by position among the pairs.
+        logits: for each network of the teacher the logits of its outputs, None for an
+            output that is left out; empty in stage "hint".
+        hints: the values of each hint, `(batch, ...)`, and its mask, `(batch, steps)`
+            or None, by the position of the pair; empty in stage "kd".
     """
 
     logits: list[list[Any]]
-    hints: dict[int, Any]
+    hints: dict[int, tuple[Any, Any]]
 
 
 class CachedInputs(NamedTuple):
-    """Inputs with their cached teacher outputs, to use wherever inputs are taken.
+    """Inputs with their cached teacher outputs. Use it wherever inputs are accepted.
 
     Args:
-        inputs: a batch of inputs, as the networks take it.
+        inputs: a batch of inputs, in the structure that the networks take.
         teacher_outputs: for each network of the teacher, by its fingerprint, the
             tensors by name: `"output 0"` for its logits, `"hint conv2 (layer 3)"` for
-            a layer's output.
+            a layer's output, `"mask conv2 (layer 3)"` for the mask of that output.
 
     Example:
 
@@ -44,9 +53,9 @@ class CachedInputs(NamedTuple):
     >>> from keras_fitnets import Distiller
     >>> def net(): return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> cached = Distiller(net(), net()).with_teacher_outputs(keras.ops.ones((2, 4)))
-    >>> [{name: tuple(tensor.shape) for name, tensor in one.items()}
-    ...  for one in cached.teacher_outputs.values()]
-    [{'output 0': (2, 3)}]
+    >>> [tensors] = cached.teacher_outputs.values()
+    >>> {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    {'output 0': (2, 3)}
     """
 
     inputs: Any
@@ -63,9 +72,12 @@ class TeacherOutputProvider:
 
     Args:
         teacher: the `Teacher`.
-        hints: the `Hint` pairs whose hint layers are asked for.
-        output_pairs: how each output is read; None for one that is left out.
+        hints: the `Hint` pairs whose hint layers are wanted.
+        output_pairs: how each output is read as logits; None for one that is left out.
         inputs: symbolic inputs, for networks that show no graph.
+
+    Attributes:
+        shapes: the shape of each hint without the batch, by the position of its pair.
     """
 
     def __init__(
@@ -82,190 +94,250 @@ class TeacherOutputProvider:
         self._inputs = inputs
         for hint in hints:
             check_member(hint, self._members)
+        # Each network of an ensemble has its own extractor for all of its hint layers,
+        # so that one pass through the network gives them all.
         self._positions = {
             m: [i for i, hint in enumerate(hints) if hint.member == m]
             for m in {hint.member for hint in hints}
         }
         self._extractors = {
             m: create_feature_extractor(
-                self._members[m], [hints[i].hint_layer for i in at], inputs
+                self._members[m], [hints[i].hint_layer for i in positions], inputs
             )
-            for m, at in self._positions.items()
+            for m, positions in self._positions.items()
         }
-        self._names = [f"{hint.hint_layer} ({self._place(hint)})" for hint in hints]
-        shapes = [
-            (i, shape)
-            for m, at in self._positions.items()
-            for i, shape in zip(at, self._extractors[m].shapes, strict=True)
-        ]
-        self.shapes = [shape for _, shape in sorted(shapes)]
+        self._layer_names = [self._describe_layer(hint) for hint in hints]
+        shapes = {
+            i: shape
+            for m, positions in self._positions.items()
+            for i, shape in zip(positions, self._extractors[m].shapes, strict=True)
+        }
+        self.shapes = [shapes[i] for i in range(len(hints))]
 
     def with_layers(self, layers: Sequence[tuple[str, int]]) -> "TeacherOutputProvider":
-        """The same with hints of further layers, given by their path and member."""
+        """Return a provider that has hints of further layers too.
+
+        Args:
+            layers: the path of each layer, and the position of its network.
+        """
         known = [(hint.hint_layer, hint.member) for hint in self._hints]
         new = [layer for layer in layers if tuple(layer) not in known]
         if not new:
             return self
+        # A provider reads nothing of the guided layer of a pair.
         more = [Hint(path, path, member=member) for path, member in new]
         hints = [*self._hints, *more]
         return TeacherOutputProvider(
             self._teacher, hints, self._output_pairs, self._inputs
         )
 
-    def all_keys(self, fingerprints: Sequence[str]) -> list[tuple[str, str]]:
-        """What `said` holds, but for masks: the network and the name of each tensor."""
-        return self.keys(fingerprints, "joint", range(len(self._hints)))
+    def compute(self, x: Any, stage: str, active: Sequence[int]) -> TeacherOutputs:
+        """Run the teacher on a batch, no further than a stage needs.
 
-    def compute(self, x: Any, stage: str, wanted: Sequence[int]) -> TeacherOutputs:
-        """Compute what a stage needs for a batch; run nothing more of the teacher."""
+        Args:
+            x: a batch of plain inputs.
+            stage: `"hint"`, `"kd"` or `"joint"`.
+            active: the positions of the pairs that stage "hint" trains.
+        """
         if stage == "hint":
-            return TeacherOutputs([], self._only_hints(x, wanted))
+            return TeacherOutputs([], self._compute_hints(x, active))
         if stage == "joint":
-            outputs, hints = self._both(x)
-            return TeacherOutputs(self._logits(outputs), hints)
+            outputs, hints = self._compute_outputs_and_hints(x)
+            return TeacherOutputs(self._to_logits(outputs), hints)
         outputs = [
             graph.call_network(member, x, training=False) for member in self._members
         ]
-        return TeacherOutputs(self._logits(outputs), {})
-
-    def keys(
-        self, fingerprints: Sequence[str], stage: str, wanted: Sequence[int]
-    ) -> list[tuple[str, str]]:
-        """Each tensor of a stage's teacher_outputs, but for masks: its network, and "
-        "its name."""
-        outputs = [
-            (member, self._output(i, m))
-            for m, member in enumerate(fingerprints)
-            for i, output_pair in enumerate(self._output_pairs)
-            if output_pair is not None and stage != "hint"
-        ]
-        hints = [
-            (fingerprints[self._hints[i].member], self._hint(i))
-            for i in wanted
-            if stage != "kd"
-        ]
-        return list(dict.fromkeys(outputs + hints))
+        return TeacherOutputs(self._to_logits(outputs), {})
 
     def compute_all(
         self, x: Any, fingerprints: Sequence[str]
     ) -> dict[str, dict[str, Any]]:
-        """Compute all outputs for a batch, as `CachedInputs` holds them."""
-        outputs, hints = self._both(x)
-        found: dict[str, dict[str, Any]] = {member: {} for member in fingerprints}
-        for m, logits in enumerate(self._logits(outputs)):
-            for i, one in enumerate(logits):
-                if one is not None:
-                    found[fingerprints[m]][self._output(i, m)] = one
-        for i, hint in hints.items():
-            of_member = found[fingerprints[self._hints[i].member]]
-            of_member[self._hint(i)] = hint
-            if get_mask(hint) is not None:
-                of_member[self._mask(i)] = get_mask(hint)
-        return found
+        """Run the teacher on a batch; return all outputs as `CachedInputs` holds them.
+
+        Args:
+            x: a batch of plain inputs.
+            fingerprints: that of each network of the teacher.
+        """
+        outputs, hints = self._compute_outputs_and_hints(x)
+        cached: dict[str, dict[str, Any]] = {member: {} for member in fingerprints}
+        for m, member_logits in enumerate(self._to_logits(outputs)):
+            for i, logits in enumerate(member_logits):
+                if logits is not None:
+                    cached[fingerprints[m]][self._output_name(i, m)] = logits
+        for i, (values, mask) in hints.items():
+            of_member = cached[fingerprints[self._hints[i].member]]
+            of_member[self._hint_name(i)] = values
+            if mask is not None:
+                of_member[self._mask_name(i)] = mask
+        return cached
 
     def lookup(
         self,
         teacher_outputs: dict[str, dict[str, Any]],
         fingerprints: Sequence[str],
         stage: str,
-        wanted: Sequence[int],
+        active: Sequence[int],
     ) -> TeacherOutputs:
         """Look up what a stage needs among the cached outputs of a batch.
 
+        Args:
+            teacher_outputs: those of a `CachedInputs`, or their specifications.
+            fingerprints: that of each network of this teacher.
+            stage: `"hint"`, `"kd"` or `"joint"`.
+            active: the positions of the pairs that the stage uses.
+
         Raises:
-            ValueError: if another teacher made them, or a layer is missing.
+            ValueError: if a different teacher computed them, or a layer is missing.
         """
-        logits, hints = [], {}
+        logits: list[list[Any]] = []
+        hints: dict[int, tuple[Any, Any]] = {}
         if stage != "hint":
-            logits = [
-                [
-                    output_pair
-                    and self._find(teacher_outputs, member, self._output(i, m))
-                    for i, output_pair in enumerate(self._output_pairs)
+            for m, member in enumerate(fingerprints):
+                names = [
+                    None if pair is None else self._output_name(i, m)
+                    for i, pair in enumerate(self._output_pairs)
                 ]
-                for m, member in enumerate(fingerprints)
-            ]
-        for i in wanted if stage != "kd" else ():
+                logits.append(
+                    [
+                        None if name is None else _find(teacher_outputs, member, name)
+                        for name in names
+                    ]
+                )
+        for i in active if stage != "kd" else ():
             member = fingerprints[self._hints[i].member]
-            hints[i] = self._find(teacher_outputs, member, self._hint(i))
-            mask = teacher_outputs[member].get(self._mask(i))
-            if mask is not None:
-                # Where specifications are looked at, they hold no mask.
-                with contextlib.suppress(AttributeError):
-                    hints[i]._keras_mask = mask
+            values = _find(teacher_outputs, member, self._hint_name(i))
+            # Most layers have no mask, and then the cache holds none.
+            hints[i] = values, teacher_outputs[member].get(self._mask_name(i))
         return TeacherOutputs(logits, hints)
 
-    def _find(
-        self, teacher_outputs: dict[str, dict[str, Any]], member: str, name: str
-    ) -> Any:
-        if member not in teacher_outputs:
-            raise ValueError(
-                "The cache was made with a different teacher, of the fingerprints "
-                f"{sorted(teacher_outputs)}; a network"
-                f" of this Distiller's teacher has the fingerprint {member!r}, of its "
-                "layers and weights. Was it trained on since? Make a cache with this "
-                "Distiller, in a directory of its own."
-            )
-        if name not in teacher_outputs[member]:
-            raise ValueError(
-                f"The data hold no {name!r} of the teacher, but "
-                f"{sorted(teacher_outputs[member])}."
-                " Make a cache, in a directory of its own, with a Distiller whose "
-                "`hints` name every layer that is to be tried."
-            )
-        return teacher_outputs[member][name]
+    def keys(
+        self, fingerprints: Sequence[str], stage: str, active: Sequence[int]
+    ) -> list[tuple[str, str]]:
+        """List the cached tensors that a stage needs, but for masks.
 
-    def _output(self, i: int, m: int) -> str:
-        reading = self._output_pairs[i].members[m]  # type: ignore[union-attr]
-        # What probabilities are as logits depends on what they are meant as.
-        return f"output {i}" + ("" if reading.from_logits else f" {reading.activation}")
+        Args:
+            fingerprints: that of each network of the teacher.
+            stage: `"hint"`, `"kd"` or `"joint"`.
+            active: the positions of the pairs that the stage uses.
 
-    def _hint(self, i: int) -> str:
-        return f"hint {self._names[i]}"
+        Returns:
+            For each tensor the fingerprint of its network, and its name.
+        """
+        outputs = [
+            (member, self._output_name(i, m))
+            for m, member in enumerate(fingerprints)
+            for i, output_pair in enumerate(self._output_pairs)
+            if output_pair is not None and stage != "hint"
+        ]
+        hints = [
+            (fingerprints[self._hints[i].member], self._hint_name(i))
+            for i in active
+            if stage != "kd"
+        ]
+        # Several pairs may use one hint layer, which is cached once. A dictionary
+        # drops the repetitions and keeps the order.
+        return list(dict.fromkeys(outputs + hints))
 
-    def _mask(self, i: int) -> str:
-        return f"mask {self._names[i]}"
+    def all_keys(self, fingerprints: Sequence[str]) -> list[tuple[str, str]]:
+        """List all cached tensors, but for masks, as `keys` does."""
+        return self.keys(fingerprints, "joint", range(len(self._hints)))
 
-    def _place(self, hint: Hint) -> str:
-        """Where the layer is: a name that Keras made up may be another's next time."""
+    def _output_name(self, i: int, m: int) -> str:
+        """Return the name of output `i` of network `m` in a cache."""
+        spec = self._output_pairs[i].members[m]  # type: ignore[union-attr]
+        if spec.from_logits:
+            return f"output {i}"
+        # Probabilities were turned into logits by the inverse of this activation; with
+        # the other one a cache of them would be wrong.
+        return f"output {i} {spec.activation}"
+
+    def _hint_name(self, i: int) -> str:
+        return f"hint {self._layer_names[i]}"
+
+    def _mask_name(self, i: int) -> str:
+        return f"mask {self._layer_names[i]}"
+
+    def _describe_layer(self, hint: Hint) -> str:
+        """Return the path of a hint layer and its place among the network's layers.
+
+        Keras numbers unnamed layers as they are made ("conv2d_7"), so that in another
+        process the same path may be that of another layer. The place tells.
+        """
         network = self._members[hint.member]
-        layer = graph.find_layer(network, hint.hint_layer)
+        hint_layer = graph.find_layer(network, hint.hint_layer)
         layers = graph.get_descendants(network)
-        return f"layer {next(i for i, one in enumerate(layers) if one is layer)}"
+        place = next(i for i, layer in enumerate(layers) if layer is hint_layer)
+        return f"{hint.hint_layer} (layer {place})"
 
-    def _logits(self, outputs: Sequence[Any]) -> list[list[Any]]:
-        """Each member's outputs as logits."""
+    def _to_logits(self, outputs: Sequence[Any]) -> list[list[Any]]:
+        """Return each network's outputs as logits, None for one that is left out."""
         return [
             [
-                output_pair and output_pair.members[m].logits(output)
-                for output_pair, output in zip(
-                    self._output_pairs, keras.tree.flatten(outputs[m]), strict=True
+                None if pair is None else pair.members[m].logits(output)
+                for pair, output in zip(
+                    self._output_pairs, keras.tree.flatten(member_outputs), strict=True
                 )
             ]
-            for m in range(len(outputs))
+            for m, member_outputs in enumerate(outputs)
         ]
 
-    def _only_hints(self, x: Any, wanted: Sequence[int]) -> dict[int, Any]:
-        """The hints at some positions; nothing above them is run."""
-        found: dict[int, Any] = {}
+    def _compute_hints(
+        self, x: Any, active: Sequence[int]
+    ) -> dict[int, tuple[Any, Any]]:
+        """Return the hints at some positions; no layer above them is run."""
+        hints: dict[int, tuple[Any, Any]] = {}
         for member, positions in self._positions.items():
-            local = [n for n, i in enumerate(positions) if i in wanted]
+            # An extractor counts the hint layers of its own network alone.
+            local = [n for n, i in enumerate(positions) if i in active]
             if local:
-                tensors = self._extractors[member].extract(x, False, local)
-                found.update(zip([positions[n] for n in local], tensors, strict=True))
-        return found
+                features = self._extractors[member].extract(x, False, local)
+                hints.update(_with_masks([positions[n] for n in local], features))
+        return hints
 
-    def _both(self, x: Any) -> tuple[list[Any], dict[int, Any]]:
-        """Each member's outputs and all hints, in one pass through each."""
+    def _compute_outputs_and_hints(
+        self, x: Any
+    ) -> tuple[list[Any], dict[int, tuple[Any, Any]]]:
+        """Return each network's outputs and all hints, by one pass through each."""
         outputs: list[Any] = []
-        found: dict[int, Any] = {}
+        hints: dict[int, tuple[Any, Any]] = {}
         for m, member in enumerate(self._members):
             if m in self._extractors:
-                member_outputs, tensors = self._extractors[m].outputs_and_features(
-                    x, False
-                )
-                found.update(zip(self._positions[m], tensors, strict=True))
+                extractor = self._extractors[m]
+                member_outputs, features = extractor.outputs_and_features(x, False)
+                hints.update(_with_masks(self._positions[m], features))
             else:
                 member_outputs = graph.call_network(member, x, training=False)
             outputs.append(member_outputs)
-        return outputs, found
+        return outputs, hints
+
+
+def _with_masks(
+    positions: Sequence[int], features: Sequence[Any]
+) -> dict[int, tuple[Any, Any]]:
+    """Return each layer's output and its mask by the position of its pair."""
+    return {
+        i: (values, get_mask(values))
+        for i, values in zip(positions, features, strict=True)
+    }
+
+
+def _find(
+    teacher_outputs: dict[str, dict[str, Any]], fingerprint: str, name: str
+) -> Any:
+    """Return one cached tensor of the network with this fingerprint."""
+    if fingerprint not in teacher_outputs:
+        raise ValueError(
+            "The cache was made with a different teacher: its networks have the "
+            f"fingerprints {sorted(teacher_outputs)}, and one of this Distiller's "
+            f"teacher has {fingerprint!r}. A fingerprint changes with the layers and "
+            "the weights. If the teacher was trained since, make a new cache with this "
+            "Distiller, in a new directory."
+        )
+    if name not in teacher_outputs[fingerprint]:
+        raise ValueError(
+            f"The cache has no {name!r} of the teacher; it has "
+            f"{sorted(teacher_outputs[fingerprint])}. Make a new cache, in a new "
+            "directory, with a Distiller whose `hints` name every layer that is to be "
+            "used."
+        )
+    return teacher_outputs[fingerprint][name]

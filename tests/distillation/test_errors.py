@@ -434,7 +434,7 @@ CONSTRUCTED = {
     ),
     "maxout and relu": (
         lambda: kf.HintRegressor((4,), activation="relu", pieces=2),
-        *("pieces=2 and activation='relu'", "Leave one out"),
+        *("pieces=2 and activation='relu'", "Pass one of the two"),
     ),
     "an unknown data format": (
         lambda: kf.HintRegressor((4, 4, 2), data_format="NHWC"),
