@@ -220,6 +220,7 @@ def build(
         "unit_pieces": unit_pieces,
         "input_shape": input_shape,
     }
+    # An argument that is not passed leaves the plan's own value.
     plan = dataclasses.replace(
         plan,
         **{name: value for name, value in arguments.items() if value is not None},
@@ -299,6 +300,7 @@ def _pool(x: Any, pool: Any, name: str, size: tuple[int, int], shape: Any) -> An
         side, stride, padding = pool, pool, "valid"
     else:
         side, stride, padding = pool
+    # With the padding "same" Keras fills up whatever the pool lacks.
     _check_room(name, size, side if padding == "valid" else 1, shape)
     return keras.layers.MaxPooling2D(side, stride, padding, name=name)(x)
 
@@ -322,6 +324,7 @@ def _get_plan(network: Any) -> Plan:
             f"{network!r}."
         )
     if network not in PLANS:
+        # Most wrong names are misspelled ones.
         close = difflib.get_close_matches(network, NAMES, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(

@@ -115,6 +115,7 @@ class StudentEvaluator:
             logits = _map_present(np.asarray, outputs.logits)
             hints = _map_present(np.asarray, outputs.hints)
             self.teacher_outputs.append(TeacherOutputs(logits, hints))
+        # What R² divides by. It depends on the teacher alone.
         self._variances = {
             i: _total_variance([outputs.hints[i] for outputs in self.teacher_outputs])
             for i in self._active
@@ -139,6 +140,7 @@ class StudentEvaluator:
             student_logits, regressed = _map_present(np.asarray, self._student(batch))
             for i, prediction in zip(self._active, regressed, strict=True):
                 hint, mask = outputs.hints[i]
+                # Sums over thousands of samples lose digits in float32.
                 error = np.subtract(hint, prediction, dtype="float64")
                 squared_errors[i] += np.sum(_apply_mask(error, mask)[0] ** 2)
             for i, (logits, mask) in student_logits.items():
@@ -183,6 +185,7 @@ class StudentEvaluator:
         generator, is dropped.
         """
         student = self._distiller.objective.student
+        # Within the scope Keras collects assignments instead of making them.
         with keras.StatelessScope():
             outputs, regressed = student(x, self._stage, self._active, training=False)
         flat = keras.tree.flatten(outputs)
@@ -245,6 +248,7 @@ def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:
     values = np.asarray(values, "float64")
     if mask is None:
         return values, np.ones(values.shape, bool)
+    # The mask has an axis for the steps and none for the features.
     mask = np.reshape(mask, mask.shape + (1,) * (values.ndim - mask.ndim))
     counts = np.broadcast_to(mask, values.shape)
     return np.where(counts, values, 0.0), counts

@@ -87,6 +87,7 @@ class Hint:
 
     def get_config(self) -> dict[str, Any]:
         regressor = self.regressor
+        # A layer of the user's own goes into a `.keras` file with its configuration.
         if not isinstance(regressor, str):
             regressor = keras.saving.serialize_keras_object(regressor)
         return {
@@ -121,12 +122,15 @@ def parse_hints(
     """
     if hints is None:
         return ()
+    # The paper takes the middle layers of both networks. An ensemble's first network
+    # stands for all of them.
     if isinstance(hints, str) and hints == "middle":
         return (
             Hint(graph.find_middle_layer(members[0]), graph.find_middle_layer(student)),
         )
     if isinstance(hints, Hint) or _is_pair(hints):
         hints = [hints]
+    # A word is a sequence too, of letters.
     if isinstance(hints, str) or not isinstance(hints, Sequence):
         raise TypeError(
             '`hints` must be a pair ("hint_layer", "guided_layer"), a Hint, a list of '
@@ -140,6 +144,8 @@ def parse_hints(
                 f"keras_fitnets.Hint; received {hint!r} among {hints!r}."
             )
         pairs.append(hint if isinstance(hint, Hint) else Hint(*hint))
+    # Two equal pairs would train two regressors on the same difference. Their weights
+    # are left out here: to count a pair twice is to double its weight.
     keys = [(hint.member, hint.hint_layer, hint.guided_layer) for hint in pairs]
     if not pairs or len(set(keys)) < len(keys):
         raise ValueError(

@@ -139,11 +139,13 @@ class TeacherOutputProvider:
             stage: `"hint"`, `"kd"` or `"joint"`.
             active: the positions of the pairs that stage "hint" trains.
         """
+        # The layers above the hint layers cost time and are not needed here.
         if stage == "hint":
             return TeacherOutputs([], self._compute_hints(x, active))
         if stage == "joint":
             outputs, hints = self._compute_outputs_and_hints(x)
             return TeacherOutputs(self._to_logits(outputs), hints)
+        # In stage "kd" no hint is read, so that the networks are called as they are.
         outputs = [
             graph.call_network(member, x, training=False) for member in self._members
         ]
@@ -203,6 +205,7 @@ class TeacherOutputProvider:
                         for name in names
                     ]
                 )
+        # The masks of a hint are no part of `keys`: they come with their values.
         for i in active if stage != "kd" else ():
             member = fingerprints[self._hints[i].member]
             values = _find(teacher_outputs, member, self._hint_name(i))
@@ -303,6 +306,7 @@ class TeacherOutputProvider:
         for m, member in enumerate(self._members):
             if m in self._extractors:
                 extractor = self._extractors[m]
+                # One pass gives both; calling the network as well would double it.
                 member_outputs, features = extractor.outputs_and_features(x, False)
                 hints.update(_with_masks(self._positions[m], features))
             else:
