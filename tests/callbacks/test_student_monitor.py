@@ -378,39 +378,39 @@ def test_nothing_is_changed_and_nothing_learns_from_it():
     assert more.keys() - logs.keys() == NAMES
 
 
-def test_the_teacher_is_asked_once_and_the_student_once_an_epoch(monkeypatch):
-    asked, passes = [], []
+def test_the_teacher_is_run_once_and_the_student_once_an_epoch(monkeypatch):
+    computed, passes = [], []
 
-    def counted(of, log, sizes):
+    def counted(method, log, sizes):
         def call(self, x, *args, **kwargs):
             if tf.is_tensor(x) and x.shape[0] in sizes:
                 log.append(x.shape[0])
-            return of(self, x, *args, **kwargs)
+            return method(self, x, *args, **kwargs)
 
         return call
 
     sizes = (4, 3)  # Of the monitor's batches; the training's are of 8.
     monkeypatch.setattr(
         TeacherOutputProvider,
-        "asked",
-        counted(TeacherOutputProvider.asked, asked, sizes),
+        "compute",
+        counted(TeacherOutputProvider.compute, computed, sizes),
     )
     student = counted(Objective.student, passes, sizes)
     monkeypatch.setattr(Objective, "student", student)
     model, monitor = distiller("joint"), kf.StudentMonitor(HELD_OUT, batch_size=4)
     fit(model, monitor=monitor, epochs=3)
-    assert (asked, passes) == ([4, 4, 3], [4, 4, 3] * 3)
+    assert (computed, passes) == ([4, 4, 3], [4, 4, 3] * 3)
     fit(model, monitor=monitor, epochs=1)
-    assert (asked, passes) == ([4, 4, 3], [4, 4, 3] * 4)
+    assert (computed, passes) == ([4, 4, 3], [4, 4, 3] * 4)
     # Another teacher is another state, and so is the same one trained on.
     tiny.redrawn(model.teacher.models[0], 7)
     logs, [(student, [regressor], *_)] = fit(model, monitor=monitor, epochs=1)
-    assert asked == [4, 4, 3] * 2
+    assert computed == [4, 4, 3] * 2
     hint, _ = hidden_and_logits(model.teacher.models[0].get_weights())
     predicted = reference.regress(hidden_and_logits(student)[0], regressor, "tanh")
     np.testing.assert_allclose(logs["hint_r2"], [r2(hint, predicted)], rtol=1e-5)
     fit(distiller("joint", tiny.network(hidden=6, seed=7)), monitor=monitor, epochs=1)
-    assert asked == [4, 4, 3] * 3
+    assert computed == [4, 4, 3] * 3
 
 
 def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
