@@ -1,5 +1,7 @@
 """Stages train what they should and nothing else; a Distiller is a Keras model."""
 
+import inspect
+
 import keras
 import networks
 import numpy as np
@@ -98,6 +100,19 @@ def test_predict_is_the_students():
     np.testing.assert_array_equal(
         model.predict(x, verbose=0), student.predict(x, verbose=0)
     )
+
+
+@pytest.mark.parametrize("argument", ["temperature", "lambda_", "hint_weight"])
+def test_a_number_in_a_variable_reads_as_it_was_assigned(argument):
+    model = kf.Distiller(networks.sequential(4, "teacher"), networks.sequential(3))
+    for value in (0.1, 2.5, 1e-7, 12345):
+        setattr(model, argument, value)
+        assert getattr(model, argument) == value
+        assert isinstance(getattr(model, argument), float)
+    assert inspect.getdoc(getattr(kf.Distiller, argument)).endswith(".")
+    with pytest.raises(ValueError, match=f"`{argument}` must be one finite"):
+        setattr(model, argument, -1.0)
+    assert getattr(model, argument) == 12345
 
 
 @pytest.mark.parametrize("learning_rate_factor", [0.0, 0.25])
