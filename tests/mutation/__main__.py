@@ -90,6 +90,8 @@ def run_module(module: str, config: dict, arguments: argparse.Namespace) -> None
     ]
     if not todo:
         return
+    # In no order, so that the outcomes of a run that was stopped are a fair sample.
+    todo.sort(key=lambda mutant: mutant.key)
     print(f"{module}: {len(todo)} of {len(mutants)} mutants to run", flush=True)
     quick = [mutant for mutant in todo if can_swap(module, mutant.source)]
     slow = [mutant for mutant in todo if mutant not in quick]
