@@ -1,4 +1,4 @@
-"""Any number of models side by side."""
+"""Measure any number of models side by side."""
 
 import os
 from collections.abc import Callable
@@ -12,15 +12,20 @@ from keras_fitnets.inspection.multiplications import multiplications
 from keras_fitnets.losses import check_activation
 from keras_fitnets.report.table import Report
 from keras_fitnets.report.timing import measure_medians
-from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.runtimes.arrays import by_input_name
+from keras_fitnets.runtimes.arrays import num_samples
+from keras_fitnets.runtimes.arrays import take
+from keras_fitnets.runtimes.arrays import to_arrays
 from keras_fitnets.runtimes.base import Runner
 from keras_fitnets.runtimes.base import make_example_inputs
+from keras_fitnets.runtimes.predictions import Predictions
 from keras_fitnets.runtimes.predictions import predict_classes
 from keras_fitnets.runtimes.predictions import score
 from keras_fitnets.runtimes.runner import load_runner
 from keras_fitnets.utils.checks import check_integer
 
-# What the first model has for each of another's, where less is better.
+# Columns of which less is better, and the names of their ratios: the first model's
+# value over another's, so that a ratio above 1 is always a gain.
 _RATIOS = {
     "parameters": "compression",
     "multiplications": "multiplications_ratio",
@@ -38,41 +43,45 @@ def compare(
     activation: str = "auto",
     verbose: int = 1,
 ) -> Report:
-    """Put models side by side: how large, how fast and how good each is.
+    """Compare models side by side: how large, how fast and how good each one is.
 
-    The columns of Table 5 of Romero et al., "FitNets" (arXiv 1412.6550), and its ratios
-    to the first model, the teacher: parameters, multiplications (`multiplications`),
-    bytes, and the median latency and throughput of forward passes from arrays to
-    arrays, the models taking turns. Of data there is accuracy, the share of equal
-    choices with the first model, and the expected calibration error of Guo et al.
-    (arXiv 1706.04599), `Σ_b n_b / n |accuracy_b - confidence_b|` over 15 bins.
+    Use it at the end of a distillation, to see what the student costs and what it is
+    worth beside its teacher, and what an export or a quantisation changed.
+
+    The columns are those of Table 5 of Romero et al., "FitNets" (arXiv 1412.6550), with
+    ratios to the first model, the teacher: parameters, multiplications
+    (`multiplications`), bytes, and the median latency and throughput of forward passes
+    from arrays to arrays, the models taking turns. With data there are also the
+    accuracy, the share of predictions that agree with the first model's, and the
+    expected calibration error of Guo et al. (arXiv 1706.04599), `Σ_b n_b / n
+    |accuracy_b - confidence_b|` over 15 bins.
 
     Args:
         models: from names to models: a `keras.Model`, a `Distiller` for its student,
             what `export_student` returned, or the path of a `.keras`, `.tflite` or
-            `.onnx` file or of a SavedModel. The first is what the others are compared
-            with.
+            `.onnx` file or of a SavedModel. The others are compared with the first.
         data: `(x, y)`, `x` alone, or a `tf.data.Dataset` of batches of either. Labels
-            are classes, one-hot vectors, or 0 and 1 for each sigmoid unit. Without it
-            nothing is told of how good the models are.
-        batch_size: samples in a forward pass where throughput is measured.
+            are classes `(samples,)`, one-hot vectors `(samples, classes)`, or 0 and 1
+            for each sigmoid unit. Without data the quality is not measured.
+        batch_size: the samples in a forward pass for the throughput.
         repeats: how often each time is measured; 0 leaves the times out.
-        activation: what the outputs mean, `"softmax"` or `"sigmoid"`; `"auto"` sees it
-            from the end of a network, or takes what the first model has, and of a
-            first one that shows nothing one unit for sigmoid and several for softmax.
-            Whether they are logits is seen from there too; where none is to
-            be seen, values that are all between 0 and 1, and add up to 1 for softmax,
-            are probabilities.
-        verbose: 0 shows no progress.
+        activation: what the outputs mean, `"softmax"` or `"sigmoid"`. `"auto"` reads it
+            off the last layer of a network. A model that does not show it shares the
+            first model's; if the first one does not show it either, one unit is a
+            sigmoid and several are a softmax. Whether outputs are logits is read off
+            the last layer too; where that is not visible, values that all lie between 0
+            and 1, and for softmax add up to 1, are probabilities.
+        verbose: 0 shows no progress bar.
 
     Returns:
         A `Report`, with `rows`, `to_markdown()`, `to_html()` and `plot(path)`.
 
     Raises:
-        TypeError, ValueError: for what is no model, models of other inputs or outputs
-            than the first, labels that do not fit, or outputs of NaN or infinity.
-        FileNotFoundError, ImportError: for a file that is not there, or whose runtime
-            is not installed.
+        TypeError: if `models` is not a dictionary of models.
+        ValueError: for models of other inputs or outputs than the first, labels that do
+            not fit, or outputs that are NaN or infinity.
+        FileNotFoundError: if there is no such file.
+        ImportError: if the runtime of a file is not installed.
 
     Example:
 
@@ -91,28 +100,29 @@ def compare(
     >>> [row["multiplications"] for row in report.rows]
     [448, 28]
     """
-    _check(models, batch_size, repeats, activation)
-    ready = {name: load_runner(model) for name, model in models.items()}
-    x, y = (None, None) if data is None else samples.to_arrays(data)
-    first = next(iter(ready.values()))
+    _check_arguments(models, batch_size, repeats, activation)
+    runners = {name: load_runner(model) for name, model in models.items()}
+    x, y = (None, None) if data is None else to_arrays(data)
+    first = next(iter(runners.values()))
     notes: list[str] = []
     rows: list[dict[str, Any]] = [
-        {"model": name, **_measure_size(name, models[name], model, x, notes)}
-        for name, model in ready.items()
+        {"model": name, **_measure_size(name, models[name], runner, x, notes)}
+        for name, runner in runners.items()
     ]
     bar = keras.utils.Progbar(len(rows) + 2 * repeats, verbose=verbose)
-    reference = None
-    for row, (name, model) in zip(rows, ready.items(), strict=True):
+    reference: Predictions | None = None
+    for row, (name, runner) in zip(rows, runners.items(), strict=True):
         if x is not None:
-            outputs = model.predict(_name_inputs(x, model, first), batch_size)
-            chosen = predict_classes(name, model, outputs, activation, reference)
-            reference = reference or chosen
-            row |= score(name, chosen, reference, y)
+            outputs = runner.predict(_prepare_inputs(x, runner, first), batch_size)
+            predictions = predict_classes(name, runner, outputs, activation, reference)
+            if reference is None:
+                reference = predictions
+            row |= score(name, predictions, reference, y)
         bar.add(1)
     if repeats:
         sample = make_example_inputs(first, 1) if x is None else x
         for key, size in (("latency", 1), ("throughput", batch_size)):
-            steps = _create_steps(ready, first, sample, size)
+            steps = _make_steps(runners, first, sample, size)
             times = measure_medians(steps, repeats, progress=bar.add)
             for row in rows:
                 seconds = times[row["model"]]
@@ -122,9 +132,13 @@ def compare(
     return Report(rows, batch_size, tuple(notes))
 
 
-def _check(models: Any, batch_size: Any, repeats: Any, activation: Any) -> None:
-    fits = isinstance(models, Mapping) and all(isinstance(n, str) for n in models)
-    if not fits or not models:
+def _check_arguments(
+    models: Any, batch_size: Any, repeats: Any, activation: Any
+) -> None:
+    is_by_name = isinstance(models, Mapping) and all(
+        isinstance(name, str) for name in models
+    )
+    if not is_by_name or not models:
         raise TypeError(
             "`models` must be a dictionary from names to models, at least one; "
             f'received {models!r}. For example {{"teacher": teacher}}.'
@@ -136,45 +150,62 @@ def _check(models: Any, batch_size: Any, repeats: Any, activation: Any) -> None:
 
 
 def _measure_size(
-    name: str, model: Any, ready: Runner, x: Any, notes: list[str]
+    name: str, model: Any, runner: Runner, x: Any, notes: list[str]
 ) -> dict[str, int | None]:
-    found: dict[str, int | None] = {"parameters": None, "multiplications": None}
-    # What `export_student` returns is a path that knows the counts of its network.
+    """Return parameters, multiplications and bytes; note what cannot be counted.
+
+    Args:
+        name: the model's name, for the note.
+        model: what the user passed.
+        runner: the same, ready to run.
+        x: a batch of inputs, or None.
+        notes: the notes of the report.
+    """
+    size: dict[str, int | None] = {"parameters": None, "multiplications": None}
+    # A file shows no parameters or multiplications, but an `Exported` is a path that
+    # carries those of its network. Its attributes are enough to recognise it, so that
+    # this package need not import the exporter.
     if isinstance(model, os.PathLike) and hasattr(model, "multiplications"):
-        counts: Any = model
-        found = {
-            "parameters": counts.parameters,
-            "multiplications": counts.multiplications,
-        }
-    elif ready.network is not None:
-        found["parameters"] = ready.network.count_params()
+        exported: Any = model
+        size["parameters"] = exported.parameters
+        size["multiplications"] = exported.multiplications
+    elif runner.network is not None:
+        size["parameters"] = runner.network.count_params()
         try:
-            found["multiplications"] = multiplications(ready.network, x)
+            size["multiplications"] = multiplications(runner.network, x)
         except ValueError as error:
             notes.append(f"{name}: {error}")
-    return {**found, "bytes": ready.bytes}
+    return {**size, "bytes": runner.bytes}
 
 
-def _name_inputs(x: Any, model: Runner, first: Runner) -> Any:
-    """The inputs as a model takes them: a file has its several inputs by name."""
-    return x if model.network is not None else samples.by_input_name(x, first.network)
+def _prepare_inputs(x: Any, runner: Runner, first: Runner) -> Any:
+    """Return inputs as a model takes them.
+
+    A Keras network takes the user's own structure. A file has names for its inputs,
+    which are those of the network that it was exported from: the first model's.
+    """
+    return x if runner.network is not None else by_input_name(x, first.network)
 
 
-def _create_steps(
-    ready: Mapping[str, Runner], first: Runner, x: Any, size: int
+def _make_steps(
+    runners: Mapping[str, Runner], first: Runner, x: Any, size: int
 ) -> dict[str, Callable[[], object]]:
-    """For each model a forward pass of so many samples."""
-    batch = samples.take(x, np.arange(size) % samples.num_samples(x))
+    """Return a function for each model that makes a forward pass of `size` samples."""
+    # Repeat the samples where there are fewer than the batch needs.
+    batch = take(x, np.arange(size) % num_samples(x))
 
-    def step(model: Runner) -> Callable[[], object]:
-        given = _name_inputs(batch, model, first)
-        return lambda: model.run(given)
+    def make_step(runner: Runner) -> Callable[[], object]:
+        inputs = _prepare_inputs(batch, runner, first)
+        return lambda: runner.run(inputs)
 
-    return {name: step(model) for name, model in ready.items()}
+    return {name: make_step(runner) for name, runner in runners.items()}
 
 
 def _add_ratios(row: dict[str, Any], first: dict[str, Any]) -> None:
+    """Add to a row how it compares with the first one."""
     for key, ratio in _RATIOS.items():
-        row[ratio] = first[key] / row[key] if row.get(key) and first.get(key) else None
+        # Nothing is divided by 0, or by what could not be counted.
+        is_known = bool(row.get(key) and first.get(key))
+        row[ratio] = first[key] / row[key] if is_known else None
     if row.get("throughput"):
         row["throughput_ratio"] = row["throughput"] / first["throughput"]

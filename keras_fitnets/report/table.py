@@ -1,4 +1,4 @@
-"""A comparison as a table: text, Markdown, HTML, a picture."""
+"""A comparison as a table: text, Markdown or HTML."""
 
 import dataclasses
 import html
@@ -9,24 +9,41 @@ from typing import NamedTuple
 
 from keras_fitnets.report.scatter import draw_scatter
 
-_UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
+_BYTE_UNITS = {1: "B", 1e3: "kB", 1e6: "MB", 1e9: "GB"}
 
 
 class _Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        key: where a row has its value.
+        title: the header.
+        format: turns a value into text.
+        ratio: where a row has the ratio to the first model, or None.
+    """
+
     key: str
     title: str
-    shown: Callable[[Any], str]
+    format: Callable[[Any], str]
     ratio: str | None = None
 
 
-def _size(count: float) -> str:
-    unit = next(u for u in (1, 1e3, 1e6, 1e9) if count < 1000 * u or u == 1e9)
-    places = max(0, 2 - int(math.log10(max(count / unit, 1)))) if unit > 1 else 0
-    return f"{count / unit:.{places}f} {_UNITS[unit]}"
+def _format_bytes(count: float) -> str:
+    """Write a number of bytes with three digits, such as `8.00 MB`."""
+    fitting = [unit for unit in _BYTE_UNITS if count < 1000 * unit]
+    unit = fitting[0] if fitting else 1e9
+    # Three digits in all, of which `digits` + 1 are before the point. Bytes are whole.
+    digits = int(math.log10(max(count / unit, 1)))
+    decimals = max(0, 2 - digits) if unit > 1 else 0
+    return f"{count / unit:.{decimals}f} {_BYTE_UNITS[unit]}"
 
 
-def _percent(share: float) -> str:
+def _format_percentage(share: float) -> str:
     return f"{100 * share:.2f}"
+
+
+def _format_milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}"
 
 
 _COLUMNS = (
@@ -34,34 +51,34 @@ _COLUMNS = (
     _Column(
         "multiplications", "multiplications", "{:,}".format, "multiplications_ratio"
     ),
-    _Column("bytes", "size", _size, "bytes_ratio"),
-    _Column("latency", "latency, ms", lambda s: f"{1e3 * s:.3g}", "speed_up"),
+    _Column("bytes", "size", _format_bytes, "bytes_ratio"),
+    _Column("latency", "latency, ms", _format_milliseconds, "speed_up"),
     _Column("throughput", "samples/s", "{:,.0f}".format, "throughput_ratio"),
-    _Column("accuracy", "accuracy, %", _percent),
-    _Column("agreement", "agreement, %", _percent),
-    _Column("calibration_error", "calibration error, %", _percent),
+    _Column("accuracy", "accuracy, %", _format_percentage),
+    _Column("agreement", "agreement, %", _format_percentage),
+    _Column("calibration_error", "calibration error, %", _format_percentage),
 )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """What `compare` has found, a row for each model.
+    """The result of `compare`: a row for each model.
 
-    Shown in a notebook it is a table; `print` gives it as text. In it, `(4.9×)` says
-    that the first model has 4.9 times as much, or takes 4.9 times as long.
+    A notebook displays it as a table, and `print` writes it as text. In it, `(4.9×)`
+    means that the first model has 4.9 times as much, or takes 4.9 times as long.
 
     Args:
-        rows: a dictionary for each model, as `pandas.DataFrame(report.rows)` takes
-            them: `model`, its name; `parameters`; `multiplications` of one sample;
-            `bytes`, of the file, or of a model's weights; `latency` in seconds at
-            batch 1; `throughput` in samples per second; `accuracy`, `agreement` with
-            the first model, `calibration_error`, between 0 and 1; and what the first
-            model has of it for each of this one's: `compression` (parameters),
-            `multiplications_ratio`, `bytes_ratio`, `speed_up` (latency),
-            `throughput_ratio` (there this one's over the first's). None where there is
-            nothing to tell.
-        batch_size: that of the throughput.
-        notes: what could not be told, and why.
+        rows: a dictionary for each model, which `pandas.DataFrame(report.rows)` takes
+            as well. `model` is its name. The measurements are `parameters`;
+            `multiplications` of one sample; `bytes`, of the file or of a model's
+            weights; `latency` in seconds at batch size 1; `throughput` in samples per
+            second; and `accuracy`, `agreement` with the first model and
+            `calibration_error`, between 0 and 1. The first model's value over this
+            one's is `compression` for parameters, `multiplications_ratio`,
+            `bytes_ratio`, and `speed_up` for the latency; `throughput_ratio` is this
+            one's over the first's. None stands for what is not known.
+        batch_size: the batch size of the throughput.
+        notes: what could not be measured, and why.
 
     Example:
 
@@ -78,53 +95,67 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        header, *body = table = self._table()
+        table = self._make_cells()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                [
-                    row[0].ljust(widths[0]),
-                    *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-                ]
-            )
-            for row in (header, *body)
-        ]
+        lines = []
+        for name, *cells in table:
+            # Names are aligned to the left, numbers to the right.
+            aligned = [name.ljust(widths[0])]
+            for cell, width in zip(cells, widths[1:], strict=True):
+                aligned.append(cell.rjust(width))
+            lines.append("  ".join(aligned))
         return "\n".join([*lines, *self.notes])
 
     def to_markdown(self) -> str:
-        """The table in Markdown, the notes beneath it."""
-        header, *body = self._table()
-        rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-        lines = [f"| {' | '.join(_escaped(row))} |" for row in rows]
+        """Return the table in Markdown, with the notes below it.
+
+        Example:
+
+        >>> rows = [{"model": "teacher", "parameters": 2_000}]
+        >>> print(Report(rows, batch_size=128).to_markdown())
+        |  | parameters |
+        | --- | ---: |
+        | teacher | 2,000 |
+        """
+        header, *body = self._make_cells()
+        alignment = ["---", *["---:"] * (len(header) - 1)]
+        lines = []
+        for row in [header, alignment, *body]:
+            # A bar inside a cell would begin another one.
+            cells = [cell.replace("|", "\\|") for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
     def to_html(self) -> str:
-        """The table in HTML, as a notebook shows it."""
-        header, *body = [[html.escape(cell) for cell in row] for row in self._table()]
+        """Return the table in HTML, as a notebook displays it."""
+        escaped = [[html.escape(cell) for cell in row] for row in self._make_cells()]
+        header, *body = escaped
         rows = ["".join(f"<th>{cell}</th>" for cell in header)]
         for name, *cells in body:
-            right = "".join(f'<td style="text-align:right">{c}</td>' for c in cells)
-            rows.append(f"<th>{name}</th>{right}")
+            numbers = "".join(f'<td style="text-align:right">{c}</td>' for c in cells)
+            rows.append(f"<th>{name}</th>{numbers}")
         table = "".join(f"<tr>{row}</tr>" for row in rows)
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table>{table}</table>{notes}"
 
+    # The name under which Jupyter looks for it.
     _repr_html_ = to_html
 
     def plot(self, path: Any = None) -> Any:
-        """Draw accuracy against multiplications, each area in proportion to parameters.
+        """Draw accuracy over multiplications, with areas in proportion to parameters.
 
         Args:
-            path: a file to draw in, as Matplotlib takes it.
+            path: a file to save the picture in, as `Figure.savefig` takes it.
 
         Returns:
             The `matplotlib.figure.Figure`.
 
         Raises:
-            ImportError: without Matplotlib.
+            ImportError: if Matplotlib is not installed.
             ValueError: if no row has accuracy, multiplications and parameters.
         """
-        # Of none there is no place on a logarithmic axis, and no area.
+        # Skip rows without multiplications or parameters: they cannot be drawn on a
+        # logarithmic axis, or as an area.
         rows = [
             row
             for row in self.rows
@@ -140,34 +171,35 @@ class Report:
             )
         return draw_scatter(rows, path)
 
-    def _table(self) -> list[list[str]]:
-        """The cells, a header first; a column of nothing is left out."""
+    def _make_cells(self) -> list[list[str]]:
+        """Return the table as text, the header first, without empty columns."""
         columns = [
             column
             for column in _COLUMNS
             if any(row.get(column.key) is not None for row in self.rows)
         ]
-        titles = [column.title for column in columns]
         titles = [
-            f"{title} at {self.batch_size}" if title == "samples/s" else title
-            for title in titles
+            f"{column.title} at {self.batch_size}"
+            if column.key == "throughput"
+            else column.title
+            for column in columns
         ]
-        body = [[row["model"], *(_cell(row, c) for c in columns)] for row in self.rows]
+        body = [
+            [row["model"], *(_format_cell(row, column) for column in columns)]
+            for row in self.rows
+        ]
         return [["", *titles], *body]
 
 
-def _cell(row: dict[str, Any], column: _Column) -> str:
+def _format_cell(row: dict[str, Any], column: _Column) -> str:
     value = row.get(column.key)
     if value is None:
         return "–"
+    text = column.format(value)
     ratio = row.get(column.ratio) if column.ratio else None
-    shown = column.shown(value)
-    return shown if ratio in (None, 1) else f"{shown} ({_ratio(ratio)}×)"
+    # A ratio of 1 says nothing: it is the first model's own.
+    return text if ratio in (None, 1) else f"{text} ({_format_ratio(ratio)}×)"
 
 
-def _ratio(ratio: float) -> str:
+def _format_ratio(ratio: float) -> str:
     return f"{ratio:.1f}" if 0.95 <= ratio < 100 else f"{ratio:.3g}"
-
-
-def _escaped(cells: list[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]

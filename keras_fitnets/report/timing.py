@@ -1,4 +1,4 @@
-"""Times that stand a noisy machine: medians of runs that take turns."""
+"""Measure times on a machine that does other things as well: medians of turns."""
 
 import functools
 import random
@@ -7,26 +7,36 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence
 
-# A shorter run is repeated within one measurement, in seconds.
-_SHORTEST = 2e-3
+# Below this, in seconds, the resolution and cost of the clock would be part of the
+# result. A shorter step is repeated within one measurement.
+_SHORTEST_MEASUREMENT = 2e-3
+
+
+def _ignore(turns: int) -> None:
+    pass
 
 
 def measure_medians(
     steps: dict[str, Callable[[], object]],
     repeats: int,
     warm_up: int = 3,
-    progress: Callable[[int], object] = lambda turns: None,
+    progress: Callable[[int], object] = _ignore,
 ) -> dict[str, float]:
-    """The median time of each step in seconds.
+    """Return the median time of each step in seconds.
 
-    Each must have done its work when it returns. `progress` hears of each turn.
+    Args:
+        steps: functions by name, whose work must be done when they return.
+        repeats: the number of measurements of each.
+        warm_up: the number of measurements before them, which do not count.
+        progress: called with 1 after each turn.
     """
     runs = []
     for name, step in steps.items():
+        # The first call may trace or compile; the second one shows the usual time.
         step()
-        took = _time_step(name, step, 1)[name]
-        times = max(1, round(_SHORTEST / took))
-        runs.append(functools.partial(_time_step, name, step, times))
+        seconds = _time_step(name, step, 1)[name]
+        calls = max(1, round(_SHORTEST_MEASUREMENT / seconds))
+        runs.append(functools.partial(_time_step, name, step, calls))
     return measure_in_turns(runs, repeats, warm_up, progress)
 
 
@@ -34,28 +44,35 @@ def measure_in_turns(
     runs: Sequence[Callable[[], dict[str, float]]],
     repeats: int,
     warm_up: int,
-    progress: Callable[[int], object] = lambda turns: None,
+    progress: Callable[[int], object] = _ignore,
 ) -> dict[str, float]:
-    """The medians of what runs measure, by name.
+    """Return the medians of what some runs measure, by name.
 
-    They take turns, so that whatever else the machine does slows all alike, and in
-    another order each time, so that none has always the same one before it.
+    The runs take turns, so that other work on the machine slows all of them alike. Each
+    turn has another order, so that no run always follows the same other one.
+
+    Args:
+        runs: functions that return measurements by name.
+        repeats: the number of turns.
+        warm_up: the number of turns before them, which do not count.
+        progress: called with 1 after each turn that counts.
     """
-    measured: dict[str, list[float]] = {}
-    order, drawn = list(runs), random.Random(0)
+    measurements: dict[str, list[float]] = {}
+    order, rng = list(runs), random.Random(0)
     for turn in range(warm_up + repeats):
-        drawn.shuffle(order)
+        rng.shuffle(order)
         for run in order:
-            found = run()
-            for name, value in found.items() if turn >= warm_up else ():
-                measured.setdefault(name, []).append(value)
+            result = run()
+            if turn >= warm_up:
+                for name, value in result.items():
+                    measurements.setdefault(name, []).append(value)
         if turn >= warm_up:
             progress(1)
-    return {name: statistics.median(values) for name, values in measured.items()}
+    return {name: statistics.median(values) for name, values in measurements.items()}
 
 
-def _time_step(name: str, step: Callable[[], object], times: int) -> dict[str, float]:
+def _time_step(name: str, step: Callable[[], object], calls: int) -> dict[str, float]:
     start = time.perf_counter()
-    for _ in range(times):
+    for _ in range(calls):
         step()
-    return {name: (time.perf_counter() - start) / times}
+    return {name: (time.perf_counter() - start) / calls}
