@@ -82,6 +82,31 @@ def test_every_argument_survives_the_archive(tmp_path):
     assert fit(model) == fit(loaded)
 
 
+def test_what_is_not_passed_has_the_documented_value():
+    networks_of_both = networks.sequential(4, "teacher"), networks.sequential(3)
+    config = kf.Distiller(*networks_of_both, name="mine").get_config()
+    del config["teacher"], config["student"]
+    assert config == {
+        "hints": None,
+        "temperature": 3.0,
+        "lambda_": 4.0,
+        "stage": "kd",
+        "hint_weight": 1.0,
+        "activation": "auto",
+        "from_logits": "auto",
+        "temperature_squared": False,
+        "learning_rate_factor": 1.0,
+        "name": "mine",
+    }
+    hinted = kf.Distiller(*networks_of_both, ("conv1", "conv1"))
+    assert (hinted.stage, hinted.hints[0].weight) == ("joint", 1.0)
+
+
+@pytest.mark.parametrize("cls", [kf.Distiller, kf.Teacher, kf.Hint])
+def test_files_name_a_class_by_its_package(cls):
+    assert keras.saving.get_registered_name(cls) == f"keras_fitnets>{cls.__name__}"
+
+
 def test_weight_files_and_checkpoints_hold_nothing_of_the_teacher(tmp_path):
     sizes = []
     for width in (2, 32):
