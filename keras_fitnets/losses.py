@@ -11,7 +11,8 @@ from keras import ops
 
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
-from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.keras_private import get_logits
+from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.tensors import upcast_to_float32
 from keras_fitnets.utils.tensors import zero_masked
 
@@ -229,7 +230,7 @@ def to_logits(outputs: Any, activation: str) -> Any:
     """
     # Keras attaches the logits to the tensor that its softmax or sigmoid returns. They
     # are exact also where a probability was rounded to 0 or 1.
-    kept = getattr(outputs, "_keras_logits", None)
+    kept = get_logits(outputs)
     if kept is not None:
         return upcast_to_float32(kept)
     outputs = upcast_to_float32(outputs)

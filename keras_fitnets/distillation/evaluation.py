@@ -21,7 +21,7 @@ from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.utils.checks import check_integer
-from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.tensors import upcast_to_float32
 
 

@@ -29,7 +29,7 @@ from keras_fitnets.inspection.feature_extractors import create_feature_extractor
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
-from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")

@@ -21,7 +21,7 @@ from keras_fitnets.distillation.output_specs import OutputPair
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.feature_extractors import create_feature_extractor
-from keras_fitnets.utils.tensors import get_mask
+from keras_fitnets.utils.keras_private import get_mask
 
 
 class TeacherOutputs(NamedTuple):

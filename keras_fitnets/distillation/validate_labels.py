@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_fitnets.distillation.output_specs import OutputPair
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.keras_private import has_compiled_metrics
 
 _ACTIVATION_OF_LOSS = {
     "categorical_crossentropy": "softmax",
@@ -25,8 +26,8 @@ def check_labels(distiller: Any, y: Any) -> None:
     Raises:
         ValueError: if they do not suit it.
     """
-    no_use = distiller.loss is distiller._compile_metrics is None
-    if distiller.stage == "hint" or no_use:
+    are_labels_used = distiller.loss is not None or has_compiled_metrics(distiller)
+    if distiller.stage == "hint" or not are_labels_used:
         return
     if y is None:
         raise ValueError(

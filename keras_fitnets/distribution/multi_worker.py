@@ -13,22 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-
-class FitsOnWorkers(keras.Model):
-    """A `keras.Model` whose `fit` runs in several processes."""
-
-    def _maybe_symbolic_build(
-        self, iterator: Any = None, data_batch: Any = None
-    ) -> None:
-        """Build on the part of a batch that is here, rather than on a mean of parts."""
-        if iterator is not None and self._distribute_strategy is not None:
-            local = self.distribute_strategy.experimental_local_results
-            for _, _, batches in iterator:
-                data_batch = keras.tree.map_structure(
-                    lambda value: local(value)[0], next(batches)
-                )
-                break
-        super()._maybe_symbolic_build(data_batch=data_batch)
+from keras_fitnets.utils.keras_private import FitsOnWorkers as FitsOnWorkers
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.utils.keras_private import get_mask
+
 
 def num_replicas() -> int:
     """How many replicas run the step."""
@@ -87,7 +89,7 @@ def per_replica_loss(
 
     def loss(y: Any, y_pred: Any, sample_weight: Any) -> Any:
         outputs = keras.tree.flatten(y_pred)
-        masks = [getattr(output, "_keras_mask", None) for output in outputs]
+        masks = [get_mask(output) for output in outputs]
         if len(masks) > 1 and any(mask is not None for mask in masks):
             raise ValueError(
                 f"The label loss of {len(outputs)} outputs with masks cannot be shared "

@@ -7,6 +7,7 @@ import keras
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.layers import Maxout
+from keras_fitnets.utils.keras_private import get_producer
 
 _LAYERS = keras.layers
 # They move, drop or average values without another non-linearity.
@@ -129,13 +130,12 @@ def _chain(network: keras.Model, path: str) -> Iterator[tuple[Any, list[Any]]]:
 
 def _backwards(tensor: Any) -> Iterator[tuple[Any, list[Any]]]:
     """The operations that led to a tensor, and their inputs; at a merge, the first."""
-    while (history := getattr(tensor, "_keras_history", None)) is not None:
-        operation = history.operation
+    while (producer := get_producer(tensor)) is not None:
+        operation, sources, tensor_index = producer
         if isinstance(operation, keras.layers.InputLayer):
             return
-        sources = operation._inbound_nodes[history.node_index].input_tensors
         if isinstance(operation, keras.Model) and graph.is_symbolic(operation):
-            yield from _backwards(operation.outputs[history.tensor_index])
+            yield from _backwards(operation.outputs[tensor_index])
         else:
             yield operation, sources
         if not sources:

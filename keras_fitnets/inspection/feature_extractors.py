@@ -1,10 +1,7 @@
 """From a network and layer paths to the passes that compute just those layers."""
 
 import contextlib
-import functools
-import threading
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
@@ -12,6 +9,8 @@ from typing import Protocol
 import keras
 
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.keras_private import hook_layers
+from keras_fitnets.utils.keras_private import run_graph
 
 
 class FeatureExtractor(Protocol):
@@ -138,17 +137,21 @@ class HookFeatureExtractor:
         self._paths = list(paths)
         self._layers = [graph.find_layer(network, path) for path in paths]
         within = graph.get_descendants(network)
-        answers: list[tuple[Any, Any]] = []
+        calls: list[tuple[Any, Any]] = []
+
+        def note_call(layer: Any, outputs: Any) -> None:
+            calls.append((layer, outputs))
+
         # In a Lambda even a network that knows its output shapes is really run.
         probe = keras.layers.Lambda(
             lambda x: graph.call_network(network, x, training=False)
         )
-        with _hooks(within, lambda layer, outputs: answers.append((layer, outputs))):
+        with hook_layers(within, note_call):
             probe(inputs)
-        order = [layer for layer, _ in answers]
+        order = [layer for layer, _ in calls]
         found: dict[str, list[Any]] = {}
         for path, layer in zip(paths, self._layers, strict=True):
-            found[path] = [outputs for heard, outputs in answers if heard is layer]
+            found[path] = [outputs for heard, outputs in calls if heard is layer]
         tensors = [_check_one_tensor(network, path, found) for path in paths]
         self.shapes = [tuple(tensor.shape)[1:] for tensor in tensors]
         self._ends = [order.index(layer) for layer in self._layers]
@@ -161,7 +164,7 @@ class HookFeatureExtractor:
         def on_output(layer: Any, outputs: Any) -> None:
             heard[id(layer)] = outputs
 
-        with _hooks(self._layers, on_output):
+        with hook_layers(self._layers, on_output):
             outputs = graph.call_network(self._network, x, training)
         return outputs, [heard[id(layer)] for layer in self._layers]
 
@@ -174,7 +177,7 @@ class HookFeatureExtractor:
             if len(heard) == len({id(layer) for layer in layers}):
                 raise _StopForward
 
-        with contextlib.suppress(_StopForward), _hooks(layers, on_output):
+        with contextlib.suppress(_StopForward), hook_layers(layers, on_output):
             graph.call_network(self._network, x, training)
         return [heard[id(layer)] for layer in layers]
 
@@ -229,9 +232,7 @@ def _rebuild_graph(
         for layer in network.layers:
             inputs = visit(layer)(inputs)
         return inputs
-    # `keras.models.clone_model(call_function=...)` is the public way here, but it
-    # returns a network with inputs of its own: a nested one could not be opened.
-    return network._run_through_graph(inputs, operation_fn=visit)
+    return run_graph(network, inputs, visit)
 
 
 def _check_one_tensor(
@@ -260,45 +261,3 @@ def _find_containers(network: keras.Model, path: str) -> list[keras.layers.Layer
     parts = path.split("/")
     upper = ["/".join(parts[:i]) for i in range(1, len(parts))]
     return [graph.find_layer(network, container) for container in upper]
-
-
-# Replicas are traced in threads of their own that take turns inside a forward pass.
-_thread = threading.local()
-
-
-@contextlib.contextmanager
-def _hooks(
-    layers: Sequence[keras.layers.Layer], on_output: Callable[[Any, Any], None]
-) -> Iterator[None]:
-    """Call `on_output(layer, outputs)` in this thread whenever one of the layers "
-    "answers."""
-    before = getattr(_thread, "on_output", None)
-    _thread.on_output = on_output
-    for layer in layers:
-        _add_hook(layer, +1)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            _add_hook(layer, -1)
-        _thread.on_output = before
-
-
-def _add_hook(layer: keras.layers.Layer, change: int) -> None:
-    """Count the listeners of a layer; its `call` is replaced while there are any."""
-    call = layer.call
-    if not hasattr(call, "_hook_count"):
-
-        @functools.wraps(call)
-        def hooked_call(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            on_output = getattr(_thread, "on_output", None)
-            if on_output is not None:
-                on_output(layer, outputs)
-            return outputs
-
-        hooked_call._hook_count = 0  # type: ignore[attr-defined]
-        object.__setattr__(layer, "call", hooked_call)
-    layer.call._hook_count += change
-    if layer.call._hook_count == 0:
-        object.__delattr__(layer, "call")

@@ -10,15 +10,21 @@ from typing import Any
 import keras
 
 from keras_fitnets.layers import Maxout
+from keras_fitnets.utils.keras_private import get_build_shape
 
 
 def is_symbolic(network: keras.Model) -> bool:
     """Whether the network is a graph of layers, Functional or Sequential."""
     if isinstance(network, keras.Sequential):
         return network.built
-    # A Functional network whose `call` is its own runs another graph than it shows.
-    own_call = not type(network).call.__module__.startswith("keras.")
-    return isinstance(network, keras.Function) and not own_call
+    if not isinstance(network, keras.Function):
+        return False
+    # Keras' class of Functional networks is not exported; it is the one that is both a
+    # Function and a Model. A subclass with a `call` of its own shows another graph
+    # than it runs.
+    bases = type(network).__mro__
+    functional: Any = next(base for base in bases if keras.Function in base.__bases__)
+    return type(network).call is functional.call
 
 
 def call_network(network: keras.Model, x: Any, training: bool) -> Any:
@@ -50,8 +56,7 @@ def get_inputs(network: keras.Model) -> Any:
         return network.inputs[0]
     if is_symbolic(network):
         return network.input
-    config = network.get_build_config() if network.built else None
-    shape = (config or {}).get("input_shape")
+    shape = get_build_shape(network)
     if shape is None or not all(d is None or isinstance(d, int) for d in shape):
         return None
     return keras.KerasTensor(shape, network.input_dtype)

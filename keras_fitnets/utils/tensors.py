@@ -6,11 +6,6 @@ import keras
 from keras import ops
 
 
-def get_mask(tensor: Any) -> Any:
-    """The mask of a Keras layer's output, or None."""
-    return getattr(tensor, "_keras_mask", None)
-
-
 def zero_masked(tensor: Any, mask: Any) -> Any:
     """The tensor, without its mask, with zeros where the mask leaves steps out."""
     if mask is None:

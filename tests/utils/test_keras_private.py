@@ -1,0 +1,235 @@
+"""What is private in Keras still behaves as this package relies on.
+
+A failure here is news of a new Keras, and its message says what to change. Where a
+test is named "still needed" Keras has mended or published something: delete the helper.
+"""
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_fitnets.utils import keras_private
+
+
+def embedded():
+    return keras.layers.Embedding(4, 2, mask_zero=True)(np.array([[1, 2, 0]]))
+
+
+def compiled(loss="mse", **options):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss, **options)
+    return model
+
+
+def test_a_layers_mask_is_read():
+    mask = keras_private.get_mask(embedded())
+    assert mask is not None, "Keras keeps masks elsewhere: change `get_mask`."
+    np.testing.assert_array_equal(mask, [[True, True, False]])
+    assert keras_private.get_mask(tf.zeros((1, 3, 2))) is None
+
+
+def test_a_mask_that_is_set_reaches_the_next_layer():
+    plain = tf.constant([[[1.0], [5.0], [9.0]]])
+    keras_private.set_mask(plain, tf.constant([[True, True, False]]))
+    pooled = keras.layers.GlobalAveragePooling1D()(plain)
+    assert float(pooled[0, 0]) == 3.0, "Keras reads masks elsewhere: change `set_mask`."
+
+
+def test_an_array_takes_no_mask():
+    array = np.zeros((2, 3))
+    keras_private.set_mask(array, np.array([True, False]))
+    assert keras_private.get_mask(array) is None
+
+
+def test_masks_are_still_private():
+    assert not hasattr(keras.utils, "get_keras_mask"), "Use it in place of `get_mask`."
+    assert not hasattr(keras.ops, "get_keras_mask"), "Use it in place of `get_mask`."
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_logits_behind_saturated_probabilities_are_kept(activation):
+    outputs = keras.layers.Activation(activation)(tf.constant([[200.0, -200.0]]))
+    logits = keras_private.get_logits(outputs)
+    assert logits is not None, "Keras keeps logits elsewhere: change `get_logits`."
+    np.testing.assert_array_equal(logits, [[200.0, -200.0]])
+    assert keras_private.get_logits(tf.constant([[1.0, 0.0]])) is None
+
+
+def test_the_second_call_of_a_shared_layer_has_its_own_inputs():
+    first, second = keras.Input((3,)), keras.Input((3,))
+    shared = keras.layers.Dense(2)
+    shared(first)
+    operation, inputs, index = keras_private.get_producer(shared(second))
+    assert operation is shared
+    assert inputs == [second], "Keras keeps its graph otherwise: change `get_producer`."
+    assert index == 0
+
+
+def test_the_public_input_still_knows_the_first_call_alone():
+    first, second = keras.Input((3,)), keras.Input((3,))
+    shared = keras.layers.Dense(2)
+    shared(first)
+    shared(second)
+    assert shared.input is first, "There may be a public way for `get_producer`."
+    assert not hasattr(shared, "get_input_at"), "Use it in `get_producer`."
+
+
+def test_one_of_several_outputs_knows_which_it_is():
+    parts = keras.ops.split(keras.Input((4,)), 2, axis=-1)
+    assert [keras_private.get_producer(part).tensor_index for part in parts] == [0, 1]
+
+
+def test_what_nothing_made_has_no_producer():
+    assert keras_private.get_producer(tf.zeros(2)) is None
+
+
+def test_a_graph_runs_on_other_inputs_with_other_operations():
+    network = networks.functional()
+    names = []
+
+    def note(operation):
+        names.append(operation.name)
+        return operation
+
+    inputs = keras.Input(networks.SHAPE)
+    outputs = keras_private.run_graph(network, inputs, note)
+    shown = [one.name for one in network.operations]
+    assert names == shown[1:], "Keras runs its graph otherwise: change `run_graph`."
+    # The outputs are on the graph of the new inputs: a model can end anywhere in it.
+    assert keras.Model(inputs, outputs).count_params() == network.count_params()
+
+
+def test_a_network_without_a_graph_remembers_the_shape_it_was_built_for():
+    network = networks.Subclassed()
+    network(np.zeros((2, *networks.SHAPE), "float32"))
+    shape = keras_private.get_build_shape(network)
+    assert shape is not None, "Keras writes the shape otherwise: see `get_build_shape`."
+    assert tuple(shape)[1:] == networks.SHAPE
+
+
+def test_a_network_that_is_not_built_remembers_no_shape():
+    assert keras_private.get_build_shape(keras.Sequential()) is None
+
+
+def test_hooks_hear_the_layers_and_leave_no_trace():
+    layer, heard = keras.layers.Dense(2), []
+    layer.build((None, 3))
+    with keras_private.hook_layers([layer], lambda *call: heard.append(call)):
+        outputs = layer(tf.ones((1, 3)))
+    assert "call" not in vars(layer)
+    assert len(heard) == 1, "Keras calls layers otherwise: change `hook_layers`."
+    assert heard[0][0] is layer
+    np.testing.assert_array_equal(heard[0][1], outputs)
+    layer(tf.ones((1, 3)))
+    assert len(heard) == 1
+
+
+def test_hooks_inside_hooks_are_taken_off_once_each():
+    layer, outer, inner = keras.layers.Identity(), [], []
+    with keras_private.hook_layers([layer, layer], lambda *call: outer.append(call)):
+        with keras_private.hook_layers([layer], lambda *call: inner.append(call)):
+            layer(tf.ones(1))
+        layer(tf.ones(1))
+    assert (len(outer), len(inner)) == (1, 1)
+    assert "call" not in vars(layer)
+
+
+def test_forward_hooks_are_still_needed():
+    hook = {name for name in dir(keras.layers.Layer) if name.endswith("forward_hook")}
+    assert not hook, f"Keras has {hook}: use them in place of `hook_layers`."
+
+
+def test_compiled_metrics_are_told_from_a_models_own():
+    assert not keras_private.has_compiled_metrics(compiled())
+    assert keras_private.has_compiled_metrics(compiled(metrics=["mae"]))
+
+
+def test_the_compiled_loss_leaves_regularisation_out():
+    penalised = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(10.0))
+    model = keras.Sequential([keras.Input((2,)), penalised])
+    model.compile("sgd", "mse")
+    x, y = tf.ones((2, 2)), tf.zeros((2, 1))
+    y_pred = model(x)
+    loss = float(keras_private.get_compiled_loss(model)(y, y_pred, None))
+    np.testing.assert_allclose(loss, np.mean(np.square(y_pred)), rtol=1e-6)
+    whole = float(model.compute_loss(x, y, y_pred))
+    assert whole > loss, "`compute_loss` would do in place of `get_compiled_loss`."
+
+
+def test_the_compiled_loss_weighs_samples():
+    model = compiled()
+    y, y_pred = tf.zeros((2, 1)), tf.constant([[1.0], [3.0]])
+    weighted = keras_private.get_compiled_loss(model)(y, y_pred, tf.constant([1.0, 0]))
+    assert float(weighted) == 0.5
+
+
+def test_the_metric_that_tracks_the_loss_is_named_loss():
+    """The Distiller leaves Keras' own out by this name, and puts its own first."""
+    names = [metric.name for metric in compiled(metrics=["mae"]).metrics]
+    assert names[0] == "loss", "Keras lists its loss otherwise: `Distiller.metrics`."
+    assert names.count("loss") == 1
+
+
+def test_fit_still_builds_by_the_method_that_is_replaced():
+    built = []
+
+    class Spy(keras_private.FitsOnWorkers):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+            built.append(iterator is not None)
+            super()._maybe_symbolic_build(iterator, data_batch)
+
+    model = Spy()
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    assert True in built, "Keras builds otherwise: `FitsOnWorkers` has no effect."
+    assert model._distribute_strategy is None
+
+
+def test_an_uneven_first_batch_still_stops_keras_alone():
+    """When this fails, https://github.com/keras-team/keras/issues/20585 is mended."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = compiled()
+    data = np.ones((3, 2), "float32"), np.ones((3, 1), "float32")
+    with pytest.raises((ValueError, TypeError, tf.errors.OpError)):
+        model.fit(*data, batch_size=3, verbose=0)
+
+
+def test_arguments_of_keras_callbacks_are_known_through_a_subclass():
+    class Mine(keras.callbacks.EarlyStopping):
+        def __init__(self, mine):
+            super().__init__()
+            self.mine = mine
+
+    names = keras_private.get_keras_arguments(Mine(1))
+    assert {"monitor", "patience", "baseline"} <= names, "See `get_keras_arguments`."
+    assert "mine" not in names
+
+
+def test_a_serialised_dtype_policy_is_recognised():
+    config = keras.saving.serialize_keras_object(keras.DTypePolicy("mixed_float16"))
+    name = keras_private.get_dtype_policy_name(config)
+    assert name == "mixed_float16", "Change `get_dtype_policy_name`."
+    assert keras_private.get_dtype_policy_name({"class_name": "Dense"}) is None
+    assert keras_private.get_dtype_policy_name("float32") is None
+
+
+def test_the_keys_that_name_layers_of_a_graph():
+    config = networks.functional().get_config()
+    assert {"input_layers", "output_layers"} <= config.keys()
+    assert "inbound_nodes" in config["layers"][-1], "Change `GRAPH_CONFIG_KEYS`."
+
+
+def test_the_keys_that_change_no_output():
+    layer = networks.functional().get_config()["layers"][-1]
+    assert {"build_config", "name"} <= layer.keys(), "Change `IDLE_CONFIG_KEYS`."
+    assert {"name", "trainable"} <= layer["config"].keys()
