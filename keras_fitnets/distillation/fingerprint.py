@@ -13,17 +13,8 @@ import keras
 from keras import ops
 
 from keras_fitnets.inspection import graph
-
-# The entries of a layer's configuration that change no output.
-_IGNORED_KEYS = {
-    "name",
-    "trainable",
-    "shared_object_id",
-    "build_config",
-    "compile_config",
-}
-# The entries under which a network's configuration refers to its layers by name.
-_GRAPH_KEYS = {"inbound_nodes", "input_layers", "output_layers"}
+from keras_fitnets.utils.keras_private import GRAPH_CONFIG_KEYS
+from keras_fitnets.utils.keras_private import IDLE_CONFIG_KEYS
 
 
 def fingerprint(model: keras.Model) -> str:
@@ -63,9 +54,9 @@ def _to_text(config: Any, places: dict[str, str], is_graph: bool) -> str:
     """
     if isinstance(config, dict):
         texts = {
-            str(key): _to_text(value, places, is_graph or key in _GRAPH_KEYS)
+            str(key): _to_text(value, places, is_graph or key in GRAPH_CONFIG_KEYS)
             for key, value in config.items()
-            if key not in _IGNORED_KEYS
+            if key not in IDLE_CONFIG_KEYS
         }
         return f"{sorted(texts.items())}"
     if isinstance(config, (list, tuple)):

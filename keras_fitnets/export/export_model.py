@@ -10,6 +10,7 @@ import keras
 from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
 from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.utils.keras_private import get_dtype_policy_name
 
 
 def build_export_model(
@@ -133,6 +134,7 @@ def _set_float32(config: Any) -> Any:
         return [_set_float32(value) for value in config]
     if not isinstance(config, dict):
         return config
-    if config.get("class_name") == "DTypePolicy":
-        return "float32" if "float" in config["config"]["name"] else config
+    policy = get_dtype_policy_name(config)
+    if policy is not None:
+        return "float32" if "float" in policy else config
     return {key: _set_float32(value) for key, value in config.items()}

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -18,6 +17,7 @@ import tensorflow as tf
 from keras_fitnets.distillation.finite_guard import find_not_finite_weights
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distribution import multi_worker
+from keras_fitnets.utils.keras_private import get_keras_arguments
 
 
 class BestWeights(keras.callbacks.EarlyStopping):
@@ -270,10 +270,8 @@ def _get_callback_state(callback: Any, arrays: dict[str, np.ndarray]) -> dict[st
         raise TypeError
 
     # Keras' own turn some of their arguments round once, when the first epoch ends.
-    keras_own = [t for t in type(callback).__mro__ if t.__module__.startswith("keras.")]
-    arguments = {name for t in keras_own for name in inspect.signature(t).parameters}
     known = {}
-    for name in vars(callback).keys() - arguments:
+    for name in vars(callback).keys() - get_keras_arguments(callback):
         value = getattr(callback, name)
         with contextlib.suppress(TypeError):
             known[name] = json.dumps(plain(value))

@@ -138,7 +138,8 @@ def private_parts(text):
 
 
 @pytest.mark.parametrize(
-    "source", [one for one in SOURCES if one not in PRIVATE_PLACES],
+    "source",
+    [one for one in SOURCES if one not in PRIVATE_PLACES],
     ids=lambda path: path.stem,
 )
 def test_what_is_private_in_keras_stands_in_one_place(source):
