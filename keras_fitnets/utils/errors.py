@@ -1,4 +1,4 @@
-"""Errors of other libraries and missing packages, as sentences."""
+"""Errors of other libraries, and of packages that are missing, made readable."""
 
 import contextlib
 import importlib
@@ -8,9 +8,15 @@ from typing import Any
 
 @contextlib.contextmanager
 def reraise_as_value_error(what: str) -> Iterator[None]:
-    """Errors of other libraries, which may be of any class, as a sentence."""
+    """Raise errors of another library, of whatever class, as a `ValueError`.
+
+    Args:
+        what: the sentence before the other library's message: what failed, and what
+            to do about it.
+    """
     try:
         yield
+    # A package that is missing has a message of its own, from `import_optional`.
     except ImportError:
         raise
     except Exception as error:
@@ -18,13 +24,22 @@ def reraise_as_value_error(what: str) -> Iterator[None]:
 
 
 def shorten(error: Exception) -> str:
-    """What an error says; of a long text beginning and end."""
+    """Return an error's message on one line, and of a long one only its two ends."""
     text = " ".join(str(error).split())
     return text if len(text) <= 1000 else f"{text[:500]} […] {text[-500:]}"
 
 
 def import_optional(module: str, package: str, what: str) -> Any:
-    """Import a module of the extra `export`."""
+    """Import a module that only the extra `export` installs.
+
+    Args:
+        module: the dotted name of the module.
+        package: the package that holds it, as pip knows it.
+        what: what needs it, as the subject of the error's first sentence.
+
+    Raises:
+        ImportError: if it cannot be imported, saying how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -7,16 +7,23 @@ from keras import ops
 
 
 def zero_masked(tensor: Any, mask: Any) -> Any:
-    """The tensor, without its mask, with zeros where the mask leaves steps out."""
+    """Return the tensor with zeros where the mask is False, and without its mask.
+
+    Args:
+        tensor: any tensor.
+        mask: None, or booleans for the first dimensions of the tensor.
+    """
     if mask is None:
         return tensor
     while len(mask.shape) < len(tensor.shape):
         mask = ops.expand_dims(mask, -1)
+    # A product with the mask would keep a NaN or infinity in a masked step, since
+    # 0 · NaN is NaN.
     return ops.where(ops.cast(mask, "bool"), tensor, ops.zeros_like(tensor))
 
 
 def upcast_to_float32(x: Any) -> Any:
-    """The tensor, in float32 if it was in less."""
+    """Return the tensor in float32, or unchanged if it is in float32 or float64."""
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
