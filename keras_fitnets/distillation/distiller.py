@@ -35,12 +35,13 @@ from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_data
 from keras_fitnets.distillation.validate_labels import check_labels
 from keras_fitnets.distribution import replicas
-from keras_fitnets.distribution.multi_worker import FitsOnWorkers
 from keras_fitnets.distribution.multi_worker import step_results
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.checks import list_callbacks
+from keras_fitnets.utils.keras_private import FitsOnWorkers
+from keras_fitnets.utils.keras_private import get_compiled_loss
 
 STAGES = ("hint", "kd", "joint")
 
@@ -554,7 +555,9 @@ class Distiller(FitsOnWorkers):
         # the wrong shape is less clear than that of the other terms.
         for term in reversed(self._terms()):
             if term == "label_loss":
-                label_loss = replicas.per_replica_loss(self._compile_loss, self.loss)
+                label_loss = replicas.per_replica_loss(
+                    get_compiled_loss(self), self.loss
+                )
                 value = objective.label_loss(label_loss, y, y_pred, sample_weight)
                 weight = 1.0
             elif term == "kd_loss":

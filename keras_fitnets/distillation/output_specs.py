@@ -1,4 +1,9 @@
-"""How the outputs of teacher and student are read as logits of the same classes."""
+"""How the outputs of teacher and student are read as logits of the same classes.
+
+Networks may return logits or probabilities, and the two need not agree: log p equals
+the logits up to a constant, which no softmax sees. For every output this module decides
+from the last layers, or from what the user says, which of the two it is.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +22,31 @@ _LOGITS = ("linear", "log_softmax")
 
 
 class OutputSpec(NamedTuple):
-    """How to read one output of one network."""
+    """How to read one output of one network.
+
+    Attributes:
+        activation: "softmax" or "sigmoid", which turns its logits to probabilities.
+        from_logits: whether the output is logits; else it is probabilities.
+    """
 
     activation: str
     from_logits: bool
 
     def logits(self, output: Any) -> Any:
-        """The output as logits, in float32 at least."""
+        """Return the output as logits, in float32 at least."""
         if not self.from_logits:
             return to_logits(output, self.activation)
         return upcast_to_float32(output)
 
 
 class OutputPair(NamedTuple):
-    """One of the student's outputs and its counterpart in every teacher."""
+    """How to read one of the student's outputs, and the same output of each teacher.
+
+    Attributes:
+        activation: "softmax" or "sigmoid", the same for all of them.
+        student: how to read the student's output.
+        members: how to read that of each network of the teacher.
+    """
 
     activation: str
     student: OutputSpec
@@ -45,18 +61,26 @@ def pair_outputs(
     members_from_logits: bool | str,
     student_from_logits: bool | str,
 ) -> list[OutputPair | None]:
-    """For each output how to compare teachers and student; None where it is left out.
+    """Return for each output how to compare teachers and student, None if left out.
+
+    Args:
+        members: the teacher's networks.
+        student: the student.
+        inputs: symbolic inputs of all of them, or None if no network shows any.
+        activation: as for `Distiller`: "auto", or one for each output.
+        members_from_logits: whether the teachers return logits; "auto": see for each.
+        student_from_logits: whether the student does; "auto": see.
 
     Raises:
-        ValueError: if the outputs differ in number or shape, or if it cannot be seen,
-            or was said wrongly, what they stand for.
+        ValueError: if the outputs differ in number or shape, or if their meaning
+            cannot be seen or contradicts the arguments.
     """
     networks = [student, *members]
     for network in networks:
         if inputs is None and not graph.is_symbolic(network):
             raise ValueError(
                 f"The inputs of network '{network.name}', a {type(network).__name__}, "
-                "cannot be seen. Let teacher or student be a Functional or Sequential "
+                "cannot be seen. Make teacher or student a Functional or Sequential "
                 "network, which shows its inputs."
             )
     check_from_logits(student_from_logits)
@@ -65,28 +89,28 @@ def pair_outputs(
     flat = keras.tree.flatten(outputs[0])
     wanted = _activation_per_output(activation, outputs[0], student)
     ends = [activations.output_activations(network) for network in networks]
+    # Of a network without a graph no end is known.
     ends = [end if len(end) == len(flat) else [None] * len(flat) for end in ends]
     from_logits_arguments = [student_from_logits, *[members_from_logits] * len(members)]
-    return [
-        wanted[i]
-        and _pair(
-            wanted[i],
-            [
-                _Output(network, end[i], from_logits)
-                for network, end, from_logits in zip(
-                    networks, ends, from_logits_arguments, strict=True
-                )
-            ],
-            flat[i].shape[-1],
+    pairs: list[OutputPair | None] = []
+    for i, tensor in enumerate(flat):
+        outputs_here = [
+            _Output(network, end[i], from_logits)
+            for network, end, from_logits in zip(
+                networks, ends, from_logits_arguments, strict=True
+            )
+        ]
+        is_left_out = wanted[i] is None
+        pairs.append(
+            None if is_left_out else _pair(wanted[i], outputs_here, tensor.shape[-1])
         )
-        for i in range(len(flat))
-    ]
+    return pairs
 
 
 def check_from_logits(from_logits: Any) -> Any:
-    """`from_logits`, if it is one of the three things it can be."""
-    auto = isinstance(from_logits, str) and from_logits == "auto"
-    if not isinstance(from_logits, bool) and not auto:
+    """Return `from_logits`, or raise a `ValueError` if it is no possible value."""
+    is_auto = isinstance(from_logits, str) and from_logits == "auto"
+    if not isinstance(from_logits, bool) and not is_auto:
         raise ValueError(
             f'`from_logits` must be True, False or "auto"; received {from_logits!r}.'
         )
@@ -94,11 +118,14 @@ def check_from_logits(from_logits: Any) -> Any:
 
 
 class _Output(NamedTuple):
+    """One output of a network: the activation it ends in, and what the user says."""
+
     network: keras.Model
     ends_in: str | None
     from_logits_argument: bool | str
 
     def from_logits(self) -> bool:
+        """Return whether the output is logits, by its end or by the argument."""
         if self.from_logits_argument == "auto":
             if self.ends_in in _PROBABILITIES or self.ends_in in _LOGITS:
                 return self.ends_in in _LOGITS
@@ -106,19 +133,20 @@ class _Output(NamedTuple):
                 f"It cannot be seen whether network '{self.network.name}' returns "
                 "logits or probabilities: it ends in "
                 f"{self.ends_in or 'code that shows no activation'}. Say so with "
-                "`from_logits=True` or `False`: in the Distiller for the student,"
-                " in keras_fitnets.Teacher for a teacher; or leave the output "
-                "out with `activation=None` in its place."
+                "`from_logits=True` or `False`: in the Distiller for the student, in "
+                "keras_fitnets.Teacher for a teacher; or leave the output out with "
+                "`activation=None` in its place."
             )
         if self.from_logits_argument and self.ends_in in _PROBABILITIES:
             raise ValueError(
                 f"Network '{self.network.name}' ends in {self.ends_in}, so it returns "
-                'probabilities, but from_logits=True was said. Leave it at "auto".'
+                'probabilities; received from_logits=True. Leave it at "auto".'
             )
         return bool(self.from_logits_argument)
 
 
 def _pair(wanted: str, outputs: list[_Output], units: int | None) -> OutputPair:
+    # Only a softmax or sigmoid at the end tells the meaning; linear ends fit both.
     shown = {
         output.network.name: output.ends_in.removeprefix("log_")
         for output in outputs
@@ -131,14 +159,16 @@ def _pair(wanted: str, outputs: list[_Output], units: int | None) -> OutputPair:
             f"several) or sigmoid (independent units); received activation={wanted!r}, "
             f"and the networks end in {shown}. Make them agree."
         )
+    # Where nothing tells it, a single unit must be independent: see the next error.
     activation = kinds.pop() if kinds else ("sigmoid" if units == 1 else "softmax")
     if activation == "softmax" and units == 1:
         raise ValueError(
             "A softmax over one unit is always 1, so it teaches nothing. Use "
             'activation="sigmoid" for a single unit, or more units.'
         )
-    readings = [OutputSpec(activation, output.from_logits()) for output in outputs]
-    return OutputPair(activation, readings[0], tuple(readings[1:]))
+    # The student comes first in `outputs`.
+    specs = [OutputSpec(activation, output.from_logits()) for output in outputs]
+    return OutputPair(activation, specs[0], tuple(specs[1:]))
 
 
 def _check_same_shapes(networks: list[keras.Model], outputs: list[Any]) -> None:
@@ -160,10 +190,12 @@ def _activation_per_output(
     if isinstance(activation, str):
         wanted = [activation] * count
     else:
-        same_keys = not isinstance(outputs, dict) or (
+        # Keras flattens dictionaries by sorted key, so that other keys would silently
+        # give their activations to other outputs.
+        has_same_keys = not isinstance(outputs, dict) or (
             isinstance(activation, dict) and activation.keys() == outputs.keys()
         )
-        wanted = keras.tree.flatten(activation) if same_keys else []
+        wanted = keras.tree.flatten(activation) if has_same_keys else []
         if len(wanted) != count or activation is None:
             raise ValueError(
                 '`activation` must be "auto", "softmax", "sigmoid", or one of these or '

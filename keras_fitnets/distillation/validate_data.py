@@ -1,4 +1,12 @@
-"""What is wrong with the data of `fit` and `evaluate` is found before they begin."""
+"""Checks of the data of `fit` and `evaluate`, before anything is trained.
+
+Two kinds of faults are looked for. Silent ones, which Keras never reports: class
+numbers out of range, a label loss that takes logits for probabilities, datasets without
+end or without batches. And late ones: Keras looks at validation data only after the
+first epoch, at the labels of stage 2 only after stage 1, and at a batch of a dataset
+only when its turn comes; `test_keras_alone_reports_validation_data_after_an_epoch` pins
+that. What Keras reports at once, as it does for `predict`, is left to it.
+"""
 
 from typing import Any
 
@@ -15,6 +23,7 @@ from keras_fitnets.distillation.validate_labels import format_array_shapes
 from keras_fitnets.distillation.validate_labels import get_shape
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.keras_private import is_validation_of_fit
 
 
 def check_data(
@@ -27,10 +36,11 @@ def check_data(
     training: bool = False,
     **options: Any,
 ) -> None:
-    """Refuse data that no step of the stage could use, as far as looking is free.
+    """Check the data of `fit` or `evaluate`, as far as that costs no batch.
 
-    Arrays are looked at in full, of a `tf.data.Dataset` what it says of its elements,
-    of a `keras.utils.PyDataset` the first batch, and nothing of a generator.
+    Of arrays everything is checked, of a `tf.data.Dataset` the specification of its
+    elements, of a `keras.utils.PyDataset` the first batch, and nothing of a generator,
+    whose batches can be read only once.
 
     Args:
         distiller: the Distiller, in the stage that is to run.
@@ -40,8 +50,9 @@ def check_data(
     Raises:
         TypeError, ValueError: naming what was passed and what is expected.
     """
-    # Within `fit`, `evaluate` has an argument of Keras' own, and data already seen.
-    if not distiller.compiled or "kwargs" in options:
+    # When `fit` evaluates its validation data, after each epoch, they were checked
+    # before.
+    if not distiller.compiled or is_validation_of_fit(options):
         return
     _check_counts(options)
     steps = options.get("steps_per_epoch") or options.get("steps")
@@ -61,7 +72,7 @@ def check_data(
 def check_source(
     distiller: Any, name: str, x: Any, y: Any = None, sample_weight: Any = None
 ) -> None:
-    """Refuse inputs and what belongs to them, or a source that gives them in batches.
+    """Check inputs, labels and weights, or the source that yields them in batches.
 
     Args:
         distiller: the Distiller; in stage "hint" labels are not looked at.
@@ -83,7 +94,7 @@ def check_source(
     check_labels(distiller, y)
     if distiller.stage != "hint" and distiller.loss is not None:
         _check_numbers(told_as[1], y)
-        # A teacher's outputs may have other names than a student's that shows none.
+        # If only a teacher shows its outputs, the student's may have other names.
         if network is distiller.student or (network and not isinstance(y, dict)):
             check_label_arrays(y, distiller.loss, network, told_as[1])
     _check_numbers(told_as[2], sample_weight)
@@ -91,7 +102,7 @@ def check_source(
 
 
 def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
-    """Refuse inputs that the networks do not take."""
+    """Check that inputs are arrays of the shapes that the networks take."""
     network = _find_symbolic_network(distiller)
     _check_numbers(told_as, x, network)
     if network is not None:
@@ -99,32 +110,35 @@ def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
 
 
 def unpack_batch(name: str, element: Any) -> tuple[Any, Any, Any]:
-    """Inputs, labels and weights of a batch, each None where there are none."""
+    """Return inputs, labels and sample weights of a batch, each None if missing."""
     if isinstance(element, CachedInputs):
         return element, None, None
     if isinstance(element, (tuple, list)) and not 1 <= len(element) <= 3:
         raise ValueError(
             f"An element of {name} must be x, (x, y) or (x, y, sample_weight); "
             f"received {len(element)} parts: {format_array_shapes(element)}. Several "
-            "inputs or "
-            "labels belong in a tuple or dictionary of their own: ((x1, x2), y)."
+            "inputs or labels belong in a tuple or dictionary of their own: "
+            "((x1, x2), y)."
         )
     return keras.utils.unpack_x_y_sample_weight(element)
 
 
 def _drop_none_specs(spec: Any) -> Any:
-    """The specification of a dataset's elements, with None for what is None in it."""
+    """Return a dataset's element specification with None for each `NoneTensorSpec`."""
     return keras.tree.map_structure(lambda s: s if hasattr(s, "shape") else None, spec)
 
 
 def _find_symbolic_network(distiller: Any) -> keras.Model | None:
-    """The first network that shows what all of them take and give."""
+    """Return the first network that shows its inputs and outputs, if one does.
+
+    Student and teachers take the same inputs and have the same outputs.
+    """
     networks = [distiller.student, *distiller.teacher.models]
     return next(filter(graph.is_symbolic, networks), None)
 
 
 def is_source(x: Any) -> bool:
-    """Whether `x` gives batches that cannot be seen before they are used."""
+    """Whether `x` is an iterator of batches, rather than arrays."""
     arrays = keras.tree.is_nested(x) or hasattr(x, "shape") or isinstance(x, str)
     return not arrays and hasattr(x, "__iter__")
 
@@ -137,7 +151,7 @@ def _check_counts(options: dict[str, Any]) -> None:
 
 
 def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
-    """Refuse a source that says it is empty, or an endless one without `steps`."""
+    """Check that a source has batches, and an end unless `steps` are given."""
     if isinstance(source, DATASETS):
         count = int(source.cardinality())
     elif isinstance(source, keras.utils.PyDataset):
@@ -158,7 +172,11 @@ def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
 
 
 def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
-    """On a TPU refuse batches to train on of unknown or uneven size."""
+    """Check, on a TPU, that all batches have one size that the replicas can share.
+
+    XLA compiles the step for one shape of a replica's batch, and cannot run it on
+    another.
+    """
     strategy = distiller.distribute_strategy
     if not isinstance(strategy, tf.distribute.TPUStrategy):
         return
@@ -185,7 +203,7 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
 def _check_numbers(
     told_as: str, arrays: Any, network: keras.Model | None = None
 ) -> None:
-    """Refuse what is no array, and text that no network reads."""
+    """Check that everything is an array, of numbers unless the network reads text."""
     inputs = [] if network is None else _flatten_present(graph.get_inputs(network))
     reads_text = any(one.dtype == "string" for one in inputs)
     for array in _flatten_present(arrays) or ([arrays] if told_as == "`x`" else []):
@@ -206,10 +224,11 @@ def _check_numbers(
 
 
 def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
-    """Compare inputs with a network's, as leniently as a Functional network does."""
+    """Check inputs against a network's, as leniently as Keras itself does."""
     inputs = graph.get_inputs(network)
     expected, given = _flatten_present(inputs), _flatten_present(x)
     remedy = "Pass one array for each input."
+    # Keras takes a dictionary's values by the names of the inputs, and ignores others.
     if isinstance(x, dict):
         names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
         expected = list(inputs.values()) if isinstance(inputs, dict) else expected
@@ -221,8 +240,7 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
     if len(given) != len(expected):
         raise ValueError(
             f"Network '{network.name}' takes {format_array_shapes(inputs)}; received "
-            f"{told_as} "
-            f"as {format_array_shapes(x)}. {remedy}"
+            f"{told_as} as {format_array_shapes(x)}. {remedy}"
         )
     for array, one in zip(given, expected, strict=True):
         if keras.tree.is_nested(array) or array is None:
@@ -241,7 +259,7 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
 
 def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
     given, expected = shape[1:], wanted[1:]
-    # A last dimension of 1 is Keras' own to add or to drop.
+    # Keras adds or drops a last dimension of 1 by itself.
     candidates = [given, *([given[:-1]] if given[-1:] in ((1,), (None,)) else [])]
     candidates += [(*given, 1)] if len(shape) > 0 else []
     return len(shape) > 0 and any(
@@ -250,6 +268,7 @@ def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 
 
 def _check_lengths(parts: dict[str, Any]) -> None:
+    """Check that there are samples, and as many of each array."""
     counts: dict[str, set[Any]] = {}
     for told_as, arrays in parts.items():
         for array in _flatten_present(arrays):
@@ -263,8 +282,7 @@ def _check_lengths(parts: dict[str, Any]) -> None:
     if len(set().union(*counts.values())) > 1:
         raise ValueError(
             f"The numbers of samples differ: {_format_counts(counts)}. Pass for each "
-            "sample its "
-            "label, and its weight where there are weights."
+            "sample its label, and its weight where there are weights."
         )
 
 

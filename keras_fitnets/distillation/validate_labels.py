@@ -1,4 +1,8 @@
-"""A label loss that contradicts outputs or labels is found before it trains."""
+"""Checks that labels, label loss and outputs fit together, before anything is trained.
+
+Most of these faults are silent in Keras: a crossentropy that takes logits for
+probabilities, or a class number out of range, gives a loss and gradients all the same.
+"""
 
 import numbers
 from collections.abc import Sequence
@@ -11,6 +15,7 @@ from keras_fitnets.distillation.output_specs import OutputPair
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.keras_private import has_compiled_metrics
 
+# What the outputs mean to each of Keras' crossentropies, by its name.
 _ACTIVATION_OF_LOSS = {
     "categorical_crossentropy": "softmax",
     "categorical_focal_crossentropy": "softmax",
@@ -21,11 +26,16 @@ _ACTIVATION_OF_LOSS = {
 
 
 def check_labels(distiller: Any, y: Any) -> None:
-    """Compare labels, or their absence, and the label loss with a Distiller's stage.
+    """Check that a Distiller's stage has the labels, and the label loss, it needs.
+
+    Args:
+        distiller: the compiled Distiller.
+        y: the labels, or None.
 
     Raises:
-        ValueError: if they do not suit it.
+        ValueError: if labels are missing, or the label loss contradicts the outputs.
     """
+    # Stage "hint" needs no labels, nor does one without label loss and metrics.
     are_labels_used = distiller.loss is not None or has_compiled_metrics(distiller)
     if distiller.stage == "hint" or not are_labels_used:
         return
@@ -43,7 +53,12 @@ def check_labels(distiller: Any, y: Any) -> None:
 def check_label_loss(
     loss: Any, output_pairs: Sequence[OutputPair | None], student: keras.Model
 ) -> None:
-    """Compare the crossentropies among the label losses with how outputs are read.
+    """Check that the crossentropies among the label losses fit the outputs.
+
+    Args:
+        loss: what `compile` was given.
+        output_pairs: how each of the student's outputs is read; None if it is not.
+        student: the student.
 
     Raises:
         ValueError: if one takes probabilities where the student returns logits or the
@@ -64,37 +79,38 @@ def check_label_loss(
         if _ACTIVATION_OF_LOSS[name] != output_pair.activation:
             raise ValueError(
                 f"The label loss '{name}' is for {_ACTIVATION_OF_LOSS[name]} outputs, "
-                "but the soft "
-                f"targets of student '{student.name}' are read as "
+                f"but the soft targets of student '{student.name}' are read as "
                 f"{output_pair.activation}. Pass "
-                f'activation="{_ACTIVATION_OF_LOSS[name]}" to the '
-                "Distiller, or change the loss."
+                f'activation="{_ACTIVATION_OF_LOSS[name]}" to the Distiller, or change '
+                "the loss."
             )
 
 
 def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) -> None:
-    """Compare labels with a network's outputs, and with the losses that take them.
+    """Check that labels fit a network's outputs and the losses that take them.
 
     Args:
-        y: arrays, or specifications of tensors, whose values cannot be looked at.
+        y: arrays; or specifications of tensors, which have shapes but no values.
         loss: what `compile` was given.
         network: a network that shows its outputs.
         told_as: what the labels are called in a message.
 
     Raises:
         ValueError: for another number of labels than outputs, for shapes that the
-            losses do not take, and for classes that there are not.
+            losses do not take, and for class numbers out of range.
     """
     outputs = graph.get_outputs(network, None)
     flat, flat_outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
-    named = isinstance(y, dict), isinstance(outputs, dict)
-    strange = y.keys() != outputs.keys() if all(named) else named == (True, False)
-    if len(flat) != len(flat_outputs) or (strange and not isinstance(outputs, list)):
+    if isinstance(y, dict) and isinstance(outputs, dict):
+        has_other_names = y.keys() != outputs.keys()
+    else:
+        # Keras finds the outputs of a list by the names of their layers.
+        has_other_names = isinstance(y, dict) and not isinstance(outputs, list)
+    if len(flat) != len(flat_outputs) or has_other_names:
         raise ValueError(
             f"Network '{network.name}' gives {format_array_shapes(outputs)}; received "
-            f"{told_as} "
-            f"as {format_array_shapes(y)}. Pass one array for each output, in that "
-            "structure."
+            f"{told_as} as {format_array_shapes(y)}. Pass one array for each output, "
+            "in that structure."
         )
     losses = _loss_per_output(loss, outputs, len(flat_outputs))
     for one, labels, output in zip(losses, flat, flat_outputs, strict=False):
@@ -108,7 +124,16 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) ->
 
 
 def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
-    """Refuse weights of classes that a network, where one is seen, does not tell."""
+    """Check that class weights are numbers for classes that a network has.
+
+    Args:
+        class_weight: what `fit` was given.
+        network: a network that shows its outputs, or None.
+
+    Raises:
+        TypeError: if it is not a dictionary.
+        ValueError: for classes that do not exist, and for weights that are no numbers.
+    """
     if not isinstance(class_weight, dict):
         raise TypeError(
             "`class_weight` must be a dictionary from the number of a class to its "
@@ -119,11 +144,12 @@ def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
     outputs = keras.tree.flatten(graph.get_outputs(network, None))
     if len(outputs) != 1:
         return
+    # A single unit tells two classes apart.
     classes = max(outputs[0].shape[-1], 2)
     unknown = [key for key in class_weight if key not in range(classes)]
     if unknown:
         raise ValueError(
-            f"Network '{network.name}' tells {classes} classes apart, from 0 to "
+            f"Network '{network.name}' has {classes} classes, from 0 to "
             f"{classes - 1}; received `class_weight` with {unknown}. Leave these out, "
             "or number the classes from 0."
         )
@@ -136,13 +162,13 @@ def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
 
 
 def get_shape(array: Any) -> tuple[Any, ...] | None:
-    """The shape of an array, or of its specification; None if not even its rank is."""
+    """Return the shape of an array or its specification; None if it has no rank."""
     rank = getattr(array.shape, "rank", len(tuple(array.shape or ())))
     return None if rank is None else tuple(array.shape)
 
 
 def format_array_shapes(arrays: Any) -> Any:
-    """A structure of arrays as one of shapes, to be read in a message."""
+    """Return a structure of arrays as one of shapes, to be read in a message."""
     return keras.tree.map_structure(
         lambda a: str(get_shape(a)) if hasattr(a, "shape") else repr(a), arrays
     )
@@ -152,15 +178,15 @@ def _check_shape(
     labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, told_as: str
 ) -> None:
     shape = get_shape(labels)
-    sparse = name.startswith("sparse")
-    expected = output[:-1] if sparse else output
-    # A last dimension of 1 is Keras' own to add or to drop.
+    is_sparse = name.startswith("sparse")
+    expected = output[:-1] if is_sparse else output
+    # Keras adds or drops a last dimension of 1 by itself.
     allowed = [expected, (*expected, 1)]
     if expected[-1:] == (1,):
         allowed.append(expected[:-1])
     if shape is None or any(graph.has_same_shapes([shape], [a]) for a in allowed):
         return
-    if sparse:
+    if is_sparse:
         one_hot = _to_class_name(name.removeprefix("sparse_"))
         remedy = (
             "For one-hot labels compile with "
@@ -177,7 +203,7 @@ def _check_shape(
             "Let the labels, and the last layers of teacher and student, have the same "
             "number of classes."
         )
-    takes = "the number of a class" if sparse else "a number for each class"
+    takes = "the number of a class" if is_sparse else "a number for each class"
     raise ValueError(
         f"The label loss '{name}' takes for each sample {takes}, in the shape "
         f"{expected}; received {told_as} of shape {shape}. {remedy}"
@@ -187,30 +213,34 @@ def _check_shape(
 def _check_classes(
     labels: Any, classes: Any, ignored: Any, name: str, network: Any, told_as: str
 ) -> None:
+    # A specification has no values: of a dataset only the first batch is looked at,
+    # when `fit_stagewise` tries a step.
     if classes is None or not hasattr(labels, "__array__"):
         return
     values = np.asarray(labels)
     if ignored is not None:
         values = values[values != ignored]
     if values.dtype.kind == "f":
-        broken = values[values != np.floor(values)]
-        if broken.size:
+        # Keras would round them towards zero in silence.
+        fractions = values[values != np.floor(values)]
+        if fractions.size:
             raise ValueError(
                 f"The label loss '{name}' takes whole numbers, those of the classes; "
-                f"received {told_as} with {broken.flat[0]}. Round the labels, or "
+                f"received {told_as} with {fractions.flat[0]}. Round the labels, or "
                 "compile with a loss for what they are."
             )
+    # On a CPU such a class stops the step with an error, on a GPU its loss is NaN.
     if values.size and (values.min() < 0 or values.max() >= classes):
         raise ValueError(
-            f"Network '{network.name}' tells {classes} classes apart, which the label "
-            f"loss '{name}' numbers from 0 to {classes - 1}; received {told_as} from "
+            f"Network '{network.name}' has {classes} classes, which the label loss "
+            f"'{name}' numbers from 0 to {classes - 1}; received {told_as} from "
             f"{values.min()} to {values.max()}. Number the classes from 0, or give the "
             "last layers of teacher and student as many units as there are classes."
         )
 
 
 def _loss_per_output(loss: Any, outputs: Any, count: int) -> list[Any]:
-    """The loss of each output; empty where Keras matches them in ways of its own."""
+    """Return the loss of each output, or [] where it cannot be told which is whose."""
     if not keras.tree.is_nested(loss):
         return [loss] * count
     if isinstance(loss, dict) != isinstance(outputs, dict):
@@ -226,7 +256,7 @@ def _to_class_name(name: str) -> str:
 
 
 def _describe_loss(loss: Any) -> tuple[str, bool]:
-    """A loss's snake-case name, and whether it takes logits."""
+    """Return a loss's name in snake case, and whether it takes logits."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):

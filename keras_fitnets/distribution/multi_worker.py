@@ -1,7 +1,8 @@
 """What a Distiller needs to train in several processes.
 
 Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 fails twice: before the
-first step, which `FitsOnWorkers` mends, and after each step, where it averages the logs
+first step, which
+`keras_private.FitsOnWorkers` mends, and after each step, where it averages the logs
 along an axis that scalars do not have, which `step_results` mends. Both belong to
 https://github.com/keras-team/keras/issues/20585; when Keras has mended them,
 `tests/distribution/test_multi_worker.py` fails and says what to delete.
@@ -12,8 +13,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-
-from keras_fitnets.utils.keras_private import FitsOnWorkers as FitsOnWorkers
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

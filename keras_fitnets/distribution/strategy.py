@@ -1,4 +1,8 @@
-"""From a word to the `tf.distribute` strategy that it names."""
+"""From a name to the `tf.distribute` strategy that it stands for.
+
+What TensorFlow itself reports about a wrong TF_CONFIG is passed on. Checked here is
+only what it would not report: where it would wait for ever, or train alone in silence.
+"""
 
 import functools
 import json
@@ -7,24 +11,26 @@ import re
 import socket
 from typing import Any
 from typing import NamedTuple
-from typing import NoReturn
 
 import tensorflow as tf
+
+from keras_fitnets.utils.checks import check_choice
+from keras_fitnets.utils.errors import shorten
 
 NAMES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 
 _PROBE_SECONDS = 5.0
-_TF_CONFIG = (
+_TF_CONFIG_EXAMPLE = (
     'TF_CONFIG={"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
     '"task": {"type": "worker", "index": 0}}, with the index of each worker its own'
 )
 
 
 def strategy(name: str = "auto") -> tf.distribute.Strategy:
-    """The `tf.distribute` strategy under which networks are made and trained.
+    """Return the `tf.distribute` strategy under which networks are made and trained.
 
-    Teacher, student and `Distiller` are to be made, and compiled, inside its `scope()`.
-    Asked twice for the same devices it returns the same object.
+    Make teacher, student and `Distiller`, and compile it, inside the strategy's
+    `scope()`. Two calls for the same devices return the same object.
 
     - `"auto"`: `"multi_worker"` if the environment variable `TF_CONFIG` lists several
       workers; else `"tpu"` if there is one, or the environment names one; else
@@ -37,15 +43,15 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
       `TPU_NAME` or `TPU_CONFIG` names.
 
     Args:
-        name: one of these words.
+        name: one of these names.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        TypeError: if `name` is no string.
-        ValueError: for another word, inside the scope of a strategy, and where the
-            machine or its environment has not what the word asks for.
+        TypeError: if `name` is not a string.
+        ValueError: for another name, inside the scope of a strategy, and if the
+            machine or its environment does not have what the name stands for.
 
     Example:
 
@@ -60,8 +66,7 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             f"`name` must be a string, one of {NAMES}; received {name!r}. For example "
             'strategy("auto").'
         )
-    if name not in NAMES:
-        raise ValueError(f"`name` must be one of {NAMES}; received {name!r}.")
+    check_choice("name", name, NAMES)
     if tf.distribute.has_strategy():
         raise ValueError(
             f"strategy({name!r}) was called inside the scope of "
@@ -69,14 +74,14 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             "nest. Call it before the `with` statement."
         )
     if name == "auto":
-        name = _auto()
+        name = _choose_name()
     if name == "multi_worker":
-        config = _tf_config()
-        _check_cluster(config)
+        config = _read_json("TF_CONFIG", _TF_CONFIG_EXAMPLE)
+        _check_cluster(config.get("cluster"))
         return _multi_worker(json.dumps(config, sort_keys=True))
     if name == "tpu":
-        place = _tpu_place()
-        if place is None:
+        location = _find_tpu()
+        if location is None:
             raise ValueError(
                 'strategy("tpu") found no TPU: none is attached to this machine, and '
                 "none of the environment variables KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS, "
@@ -84,35 +89,37 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
                 "TPU_NAME=local; for a TPU in the network, "
                 'TPU_NAME=grpc://<address>:<port>. Or use strategy("auto").'
             )
-        return _tpu(place)
+        return _tpu(location)
     if name == "mirrored":
-        devices = _names("GPU") or _names("CPU")
-        return _mirrored(devices)
+        return _mirrored(_device_names("GPU") or _device_names("CPU"))
     return tf.distribute.get_strategy()
 
 
-def _auto() -> str:
-    config = _tf_config()
-    # A cluster of one is what some platforms describe to every program they run.
-    if sum(_counts(config.get("cluster")).values()) > 1:
+def _choose_name() -> str:
+    """Return the name that "auto" stands for on this machine."""
+    config = _read_json("TF_CONFIG", _TF_CONFIG_EXAMPLE)
+    # Some platforms describe a cluster of one to every program that they run.
+    if len(_list_tasks(config.get("cluster"))) > 1:
         return "multi_worker"
-    if _tpu_place() is not None:
+    if _find_tpu() is not None:
         return "tpu"
-    return "mirrored" if len(_names("GPU")) > 1 else "none"
+    return "mirrored" if len(_device_names("GPU")) > 1 else "none"
 
 
-# Each of these strategies is made once. Two of them count the keys of their collective
-# operations from the same number, and TensorFlow takes one's for the other's: it fails
-# on their shapes, and with it every later step. A second server would want the first
-# one's port; a TPU made ready twice loses its variables. And networks that are made
-# under two strategies cannot meet in one step.
+# Each of these strategies is made only once in a process. Two of them number the keys
+# of their collective operations from the same start, and TensorFlow mistakes one's for
+# the other's: it fails on their shapes, and so does every later step. A second server
+# would need the port of the first, and a TPU that is initialised twice loses its
+# variables. Besides, networks that are made under two strategies cannot be used in one
+# step.
 
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    # The CPUs are one: collectives would gain nothing there, and meet those of others.
-    on_cpu = tf.DeviceSpec.from_string(devices[0]).device_type == "CPU"
-    reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    # Logical CPUs share one processor, so collective operations between them gain
+    # nothing over a sum on the first.
+    is_cpu = tf.DeviceSpec.from_string(devices[0]).device_type == "CPU"
+    reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
     return tf.distribute.MirroredStrategy(devices, reduction)
 
 
@@ -120,19 +127,18 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 def _multi_worker(config: str) -> tf.distribute.Strategy:
     try:
         return _start_worker()
-    except (RuntimeError, ValueError) as error:
+    except RuntimeError as error:
         raise ValueError(
             'strategy("multi_worker") was called after TensorFlow had computed '
             "something, or listed its logical devices: it can join other workers only "
             "before that. Make it the first call of the program, ahead of every "
             f"tensor, network and dataset. TensorFlow says: {error}"
         ) from error
-    except tf.errors.OpError as error:
-        task = json.loads(config)["task"]
+    except (TypeError, ValueError, tf.errors.OpError) as error:
         raise ValueError(
-            f"The worker with TF_CONFIG's task {task} did not start. Its own address "
-            "in TF_CONFIG must be of this machine, with a free port, and the other "
-            f"workers must be running. TensorFlow says: {error.message}"
+            f"The worker with TF_CONFIG={config} did not start. TensorFlow says: "
+            f"{shorten(error)}. Set {_TF_CONFIG_EXAMPLE}. A worker's own address must "
+            "be of this machine, with a free port, and the others must be running."
         ) from error
 
 
@@ -140,8 +146,8 @@ def _start_worker() -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-class _Place(NamedTuple):
-    """Where a TPU is: "local", addresses, or a name that Google's API knows."""
+class _TpuLocation(NamedTuple):
+    """Where a TPU is: "local", addresses, or a name for Google's API to look up."""
 
     name: str
     zone: str | None = None
@@ -149,55 +155,59 @@ class _Place(NamedTuple):
 
 
 @functools.cache
-def _tpu(place: _Place) -> tf.distribute.Strategy:
+def _tpu(location: _TpuLocation) -> tf.distribute.Strategy:
     try:
-        for address in _addresses(place):
-            _spot_check_teacher(address)
-        return _connect(place)
+        for address in _list_addresses(location):
+            _check_reachable(address)
+        return _connect(location)
     except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
         raise ValueError(
-            f"The TPU '{place.name}' cannot be used. TPU_NAME=local means one attached "
-            "to this machine, TPU_NAME=grpc://<address>:<port> one in the network; any "
+            f"The TPU '{location.name}' cannot be used. TPU_NAME=local means one that "
+            "is attached to this machine, TPU_NAME=grpc://<address>:<port> one in the "
+            "network; any "
             "other name is looked up by Google's API, from a machine of Google Cloud "
             f"with cloud-tpu-client installed. {type(error).__name__}: {error}"
         ) from error
 
 
-def _connect(place: _Place) -> tf.distribute.Strategy:
+def _connect(location: _TpuLocation) -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver
-    return tf.distribute.TPUStrategy(resolver.connect(*place))
+    return tf.distribute.TPUStrategy(resolver.connect(*location))
 
 
-def _tpu_place() -> _Place | None:
-    """The TPU that the resolver would take, in its order; it too reads no others."""
-    # TensorFlow would ask the network about an empty name.
+def _find_tpu() -> _TpuLocation | None:
+    """Return the TPU that TensorFlow's resolver would take, if there is one.
+
+    It looks at the same environment variables in the same order.
+    """
+    # An empty variable counts as none: TensorFlow would look the empty name up.
     for variable in ("KUBE_GOOGLE_CLOUD_TPU_ENDPOINTS", "TPU_NAME"):
         if name := os.environ.get(variable):
-            return _Place(name)
+            return _TpuLocation(name)
     if os.environ.get("TPU_CONFIG"):
-        config = _json("TPU_CONFIG", "TPU_CONFIG={...}, with a tpu_node_name")
+        config = _read_json("TPU_CONFIG", "TPU_CONFIG={...}, with a tpu_node_name")
         if not isinstance(config.get("tpu_node_name"), str):
             raise ValueError(
                 f'TPU_CONFIG has no name in "tpu_node_name": {config!r}. Set it there, '
                 "or set TPU_NAME."
             )
         name = config["tpu_node_name"]
-        return _Place(name, config.get("zone"), config.get("project"))
-    return _Place("local") if tf.config.list_physical_devices("TPU") else None
+        return _TpuLocation(name, config.get("zone"), config.get("project"))
+    return _TpuLocation("local") if tf.config.list_physical_devices("TPU") else None
 
 
-def _addresses(place: _Place) -> list[tuple[str, int]]:
-    """What must answer before TensorFlow is let near it: it would wait for good."""
-    if place.name == "local":
+def _list_addresses(location: _TpuLocation) -> list[tuple[str, int]]:
+    """Return the addresses that must answer first: TensorFlow would wait for ever."""
+    if location.name == "local":
         return []
-    if place.name.startswith("grpc://"):
-        hosts = [part.removeprefix("grpc://") for part in place.name.split(",")]
+    if location.name.startswith("grpc://"):
+        hosts = [part.removeprefix("grpc://") for part in location.name.split(",")]
         return [_host_and_port(host, 8470) for host in hosts]
-    if not re.fullmatch(r"[A-Za-z][-\w]*", place.name):
-        raise ValueError(f"'{place.name}' is neither a name nor grpc://<address>.")
-    if place.zone and place.project:
+    if not re.fullmatch(r"[A-Za-z][-\w]*", location.name):
+        raise ValueError(f"'{location.name}' is neither a name nor grpc://<address>.")
+    if location.zone and location.project:
         return []
-    # What else would tell zone and project.
+    # TensorFlow asks the metadata server of Google Cloud for the zone and the project.
     metadata = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_IP")
     return [_host_and_port(metadata or "metadata.google.internal", 80)]
 
@@ -207,7 +217,7 @@ def _host_and_port(address: str, port: int) -> tuple[str, int]:
     return host, int(given or port)
 
 
-def _spot_check_teacher(address: tuple[str, int]) -> None:
+def _check_reachable(address: tuple[str, int]) -> None:
     try:
         socket.create_connection(address, timeout=_PROBE_SECONDS).close()
     except OSError as error:
@@ -215,12 +225,12 @@ def _spot_check_teacher(address: tuple[str, int]) -> None:
         raise OSError(f"{host}:{port} does not answer ({error})") from error
 
 
-def _names(kind: str) -> tuple[str, ...]:
+def _device_names(kind: str) -> tuple[str, ...]:
     return tuple(device.name for device in tf.config.list_logical_devices(kind))
 
 
-def _json(variable: str, example: str) -> dict[str, Any]:
-    """The object that an environment variable holds; an empty one without it."""
+def _read_json(variable: str, example: str) -> dict[str, Any]:
+    """Return the JSON object in an environment variable, or an empty one without it."""
     text = os.environ.get(variable, "")
     if not text.strip():
         return {}
@@ -239,83 +249,46 @@ def _json(variable: str, example: str) -> dict[str, Any]:
     return value
 
 
-def _tf_config() -> dict[str, Any]:
-    return _json("TF_CONFIG", _TF_CONFIG)
+def _list_tasks(cluster: Any) -> list[Any]:
+    """Return the addresses of all tasks of TF_CONFIG's cluster, of whatever role."""
+    roles = cluster.values() if isinstance(cluster, dict) else ()
+    return [task for tasks in roles if isinstance(tasks, list) for task in tasks]
 
 
-def _counts(cluster: Any) -> dict[str, int]:
-    """How many tasks each role of a cluster has."""
-    roles = cluster.items() if isinstance(cluster, dict) else ()
-    return {role: len(tasks) for role, tasks in roles if isinstance(tasks, list)}
+def _check_cluster(cluster: Any) -> None:
+    """Raise where TensorFlow would wait for ever, or train alone in silence.
 
-
-def _check_cluster(config: dict[str, Any]) -> None:
-    """Refuse a cluster in which TensorFlow would fail later, or wait for good."""
-
-    def refuse(what: str, remedy: str = f"Set {_TF_CONFIG}.") -> NoReturn:
-        raise ValueError(f'strategy("multi_worker"): {what} {remedy}')
-
-    if not config:
-        refuse("the environment variable TF_CONFIG, which lists the workers, is empty.")
-    cluster = config.get("cluster")
-    if not isinstance(cluster, dict) or not cluster:
-        refuse(f'TF_CONFIG has no "cluster" that lists the workers: {config!r}.')
+    Observed with TensorFlow 2.21, for each case in a process of its own. Whatever else
+    can be wrong in TF_CONFIG it reports itself, and `_multi_worker` passes that on.
+    """
+    tasks = _list_tasks(cluster)
+    # Alone: TensorFlow ignores a cluster of fewer than two, or one that is none.
+    if len(tasks) < 2:
+        raise ValueError(
+            f'strategy("multi_worker") needs two or more workers; the environment '
+            f"variable TF_CONFIG lists {len(tasks)}. Set {_TF_CONFIG_EXAMPLE}. On one "
+            'machine use strategy("mirrored"), or "none".'
+        )
+    # For ever: it waits for tasks of other roles, which never join.
     others = sorted(cluster.keys() - {"chief", "worker"})
     if others:
-        refuse(
-            f"it trains on workers, and TF_CONFIG's cluster also has {others}.",
-            "Leave in only the roles 'worker' and, at most once, 'chief'.",
+        raise ValueError(
+            'strategy("multi_worker") trains on workers; the cluster in TF_CONFIG also '
+            f"has {others}. Leave in only the roles 'worker' and, at most once, "
+            "'chief'."
         )
-    everyone = []
-    for role, addresses in cluster.items():
-        if not isinstance(addresses, list):
-            refuse(f"the {role}s in TF_CONFIG must be in a list, not {addresses!r}.")
-        everyone += addresses
-    for address in everyone:
-        if not _is_address(address):
-            refuse(
-                f"{address!r} in TF_CONFIG is not a worker's address.",
-                'Write it as "host:port", with a port from 1 to 65535.',
-            )
-    twice = sorted({address for address in everyone if everyone.count(address) > 1})
+    # For ever: two tasks take each other's place at one address.
+    twice = sorted({str(task) for task in tasks if tasks.count(task) > 1})
     if twice:
-        refuse(
-            f"{twice} is in TF_CONFIG's cluster more than once.",
-            "Every worker needs an address, or at least a port, of its own.",
+        raise ValueError(
+            f"{twice} is in TF_CONFIG's cluster more than once. Every worker needs an "
+            "address, or at least a port, of its own."
         )
-    if len(cluster.get("chief", [])) > 1:
-        refuse(
-            f"TF_CONFIG lists {len(cluster['chief'])} chiefs.",
-            "Leave one, and make the others workers.",
-        )
-    if len(everyone) < 2:
-        refuse(
-            f"TF_CONFIG lists {len(everyone)} worker(s), and it needs two or more.",
-            'On one machine use strategy("mirrored"), or "none".',
-        )
-    task = config.get("task")
-    if not isinstance(task, dict) or not {"type", "index"} <= task.keys():
-        refuse(
-            f'TF_CONFIG has no "task" with "type" and "index": {config!r}.',
-            "They tell this worker which it is: for example "
-            '"task": {"type": "worker", "index": 0}.',
-        )
-    role, index = task["type"], task["index"]
-    if not isinstance(role, str) or role not in cluster:
-        refuse(
-            f"this task is of type {role!r} in TF_CONFIG, and the cluster has "
-            f"{sorted(cluster)}.",
-            "Give every task one of its cluster's roles.",
-        )
-    # TensorFlow takes a numeral, too.
-    if not re.fullmatch("[0-9]+", str(index)) or int(index) >= len(cluster[role]):
-        refuse(
-            f"this task has index {index!r} in TF_CONFIG, and the cluster lists "
-            f"{len(cluster[role])} of type {role!r}.",
-            f"Use an index from 0 to {len(cluster[role]) - 1}.",
-        )
-
-
-def _is_address(address: Any) -> bool:
-    match = re.fullmatch(r"[^\s/]+:(\d{1,5})", address if type(address) is str else "")
-    return match is not None and 0 < int(match[1]) < 65536
+    # For ever: such a port is parsed, and no worker can ever listen on it.
+    for task in tasks:
+        port = str(task).rpartition(":")[2]
+        if port.isdecimal() and not 0 < int(port) < 65536:
+            raise ValueError(
+                f"{task!r} in TF_CONFIG is not a worker's address. Write it as "
+                '"host:port", with a port from 1 to 65535.'
+            )

@@ -1,4 +1,9 @@
-"""From a network and layer paths to the passes that compute just those layers."""
+"""Forward passes that also return the outputs of some hidden layers.
+
+A network that shows its graph is rebuilt with the hidden layers as further outputs. In
+any other network hooks on the layers catch their outputs while it runs. Both cost no
+more than the forward pass itself, and `extract` computes nothing above its layers.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -23,56 +28,58 @@ class FeatureExtractor(Protocol):
     shapes: list[tuple[int | None, ...]]
 
     def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
-        """The network's outputs, and those of the layers, in one pass."""
+        """Return the network's outputs and those of the layers, from one pass."""
 
     def extract(self, x: Any, training: bool, wanted: Sequence[int]) -> list[Any]:
-        """The outputs of some of the layers; nothing above them is run."""
+        """Return the outputs of some of the layers, computing nothing above them."""
 
     def trainable_variables(self, wanted: Sequence[int]) -> list[Any]:
-        """What can be trained in the pass `extract` those layers."""
+        """Return the variables that `extract` of these layers can train."""
 
     def losses(self, wanted: Sequence[int]) -> list[Any]:
-        """Regularisation and `add_loss` terms of the last pass `extract` those "
-        "layers."""
+        """Return the regularisation and `add_loss` terms of the last `extract`."""
 
 
 def create_feature_extractor(
     network: keras.Model, paths: Sequence[str], inputs: Any
 ) -> FeatureExtractor:
-    """The passes through a network that also give the outputs of some layers.
+    """Return a feature extractor for some layers of a network.
 
     Args:
         network: the network, Functional, Sequential or subclassed.
-        paths: the paths of the layers; one may stand there twice.
-        inputs: symbolic inputs to trace a network with that shows no graph.
+        paths: the paths of the layers; a path may occur twice.
+        inputs: symbolic inputs, to trace a network that shows no graph.
 
     Raises:
         ValueError: if a layer does not exist, is the input or an output, is not run
-            exactly once, or gives anything but one tensor of floats.
+            exactly once, or returns anything but one tensor of floats.
     """
     for path in paths:
         if isinstance(graph.find_layer(network, path), keras.layers.InputLayer):
             raise ValueError(
-                f"Layer '{path}' of network '{network.name}' is its input, and there "
-                "is nothing to learn in it. Choose a hidden layer."
+                f"Layer '{path}' of network '{network.name}' is its input, which no "
+                "weight can change. Choose a hidden layer."
             )
-    symbolic = graph.is_symbolic(network) and all(
+    # The graph must reach from the inputs to the layers, through all nested networks.
+    has_graph = graph.is_symbolic(network) and all(
         isinstance(layer, keras.Model) and graph.is_symbolic(layer)
         for path in paths
         for layer in _find_containers(network, path)
     )
-    if symbolic:
+    if has_graph:
         return GraphFeatureExtractor(network, paths)
     return HookFeatureExtractor(network, paths, inputs)
 
 
 class GraphFeatureExtractor:
-    """Sub-networks of a Functional or Sequential network, made of the same layers.
+    """Sub-networks of a Functional or Sequential network that share its layers.
 
-    Nested networks are opened, so that the graph ends at the layers asked for.
+    Nested networks are opened, so that a sub-network can end at a layer inside one.
     """
 
     def __init__(self, network: keras.Model, paths: Sequence[str]) -> None:
+        # Inputs of our own: a graph that ends inside a nested network cannot start at
+        # the network's inputs, because the tensors inside belong to another graph.
         self._inputs = keras.tree.map_structure(
             lambda x: keras.Input(
                 batch_shape=x.shape,
@@ -90,8 +97,8 @@ class GraphFeatureExtractor:
         for path, tensor in zip(paths, self._tensors, strict=True):
             if any(tensor is output for output in outputs):
                 raise ValueError(
-                    f"Layer '{path}' gives the output of network '{network.name}', "
-                    "which the soft targets already teach. Choose a hidden layer."
+                    f"Layer '{path}' returns the output of network '{network.name}', "
+                    "which the soft targets already train. Choose a hidden layer."
                 )
         self.shapes = [tuple(tensor.shape)[1:] for tensor in self._tensors]
         self._full = keras.Model(self._inputs, [*outputs, *self._tensors])
@@ -113,6 +120,8 @@ class GraphFeatureExtractor:
         return self._part(wanted).losses
 
     def _part(self, wanted: Sequence[int]) -> keras.Model:
+        # Each stage asks for the same few layers in every step: make their sub-network
+        # once.
         key = tuple(wanted)
         if key not in self._parts:
             tensors = [self._tensors[i] for i in key]
@@ -121,9 +130,9 @@ class GraphFeatureExtractor:
 
 
 class HookFeatureExtractor:
-    """Any network, its layers hooked_call while it runs.
+    """Any network, with hooks on its layers while it runs.
 
-    `extract` stops the network as soon as the last of the layers has answered.
+    `extract` stops the forward pass as soon as the last of its layers has been called.
     """
 
     def __init__(self, network: keras.Model, paths: Sequence[str], inputs: Any) -> None:
@@ -136,19 +145,22 @@ class HookFeatureExtractor:
         self._network = network
         self._paths = list(paths)
         self._layers = [graph.find_layer(network, path) for path in paths]
+        # One traced pass tells which layers are called, in which order, and how often.
         within = graph.get_descendants(network)
         calls: list[tuple[Any, Any]] = []
 
         def note_call(layer: Any, outputs: Any) -> None:
             calls.append((layer, outputs))
 
-        # In a Lambda even a network that knows its output shapes is really run.
+        # Called on symbolic inputs, a network with `compute_output_shape` would not be
+        # run at all; inside a Lambda layer it is.
         probe = keras.layers.Lambda(
             lambda x: graph.call_network(network, x, training=False)
         )
         with hook_layers(within, note_call):
             probe(inputs)
         order = [layer for layer, _ in calls]
+        # The outputs of each layer are checked once here, rather than in every step.
         found: dict[str, list[Any]] = {}
         for path, layer in zip(paths, self._layers, strict=True):
             found[path] = [outputs for heard, outputs in calls if heard is layer]
@@ -182,6 +194,8 @@ class HookFeatureExtractor:
         return [heard[id(layer)] for layer in layers]
 
     def trainable_variables(self, wanted: Sequence[int]) -> list[Any]:
+        # Variables outside of any leaf layer, in the network itself, may be used
+        # anywhere: only those of leaves above the wanted layers are left out.
         below = {id(leaf) for leaf in self._leaves_below(wanted)}
         above = {
             id(variable)
@@ -196,13 +210,15 @@ class HookFeatureExtractor:
         return [loss for leaf in self._leaves_below(wanted) for loss in leaf.losses]
 
     def _leaves_below(self, wanted: Sequence[int]) -> list[Any]:
+        # A layer is in the order when its call has returned: all that it used is
+        # before.
         end = max(self._ends[i] for i in wanted)
         called = {id(layer) for layer in self._order[: end + 1]}
         return [leaf for leaf in self._leaves if id(leaf) in called]
 
 
 class _StopForward(BaseException):
-    """Unwinds a forward pass; no `except Exception` on the way may hold it up."""
+    """Ends a forward pass early; no `except Exception` on the way may catch it."""
 
 
 def _rebuild_graph(
@@ -212,7 +228,18 @@ def _rebuild_graph(
     found: dict[str, list[Any]],
     prefix: str = "",
 ) -> Any:
-    """Call the network's layers again on symbolic inputs, noting what is wanted."""
+    """Call the network's layers again on symbolic inputs.
+
+    Args:
+        network: a symbolic network.
+        inputs: symbolic inputs for it.
+        wanted: the paths of the layers whose outputs are needed.
+        found: receives for each of these paths the outputs of every call.
+        prefix: the path of the network itself, with a slash, if it is nested.
+
+    Returns:
+        The network's outputs on these inputs.
+    """
 
     def visit(operation: Any) -> Callable[..., Any]:
         path = prefix + operation.name

@@ -1,4 +1,8 @@
-"""What a network is made of: its inputs, its outputs, its layers by path."""
+"""The inputs, outputs and layers of a network, whatever kind of network it is.
+
+A Functional or Sequential network shows its graph ("symbolic" below). A subclassed one
+runs code that nobody can look into; of it only the layers in its attributes are known.
+"""
 
 import difflib
 import inspect
@@ -17,6 +21,7 @@ def is_symbolic(network: keras.Model) -> bool:
     """Whether the network is a graph of layers, Functional or Sequential."""
     if isinstance(network, keras.Sequential):
         return network.built
+    # A subclassed network has no graph.
     if not isinstance(network, keras.Function):
         return False
     # Keras' class of Functional networks is not exported; it is the one that is both a
@@ -28,7 +33,8 @@ def is_symbolic(network: keras.Model) -> bool:
 
 
 def call_network(network: keras.Model, x: Any, training: bool) -> Any:
-    """The network's outputs, whether or not its `call` knows `training`."""
+    """Return the network's outputs, whether or not its `call` takes `training`."""
+    # Keras rejects an argument that `call` does not declare.
     parameters = inspect.signature(network.call).parameters.values()
     if any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
         return network(x, training=training)
@@ -36,11 +42,14 @@ def call_network(network: keras.Model, x: Any, training: bool) -> Any:
 
 
 def make_flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
-    """The pass outside of training as a function of tensors to a list of tensors.
+    """Return a function from flat tensors to the network's flat outputs.
+
+    TensorFlow traces and exports functions of flat tensors more simply than functions
+    of dictionaries. The pass is one of inference.
 
     Args:
         network: the network.
-        like: inputs of the structure that it takes.
+        like: inputs in the structure that the network takes.
     """
 
     def run_flat(*tensors: Any) -> list[Any]:
@@ -51,19 +60,27 @@ def make_flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
 
 
 def get_inputs(network: keras.Model) -> Any:
-    """Symbolic inputs like the network's own, or None if they are not known."""
+    """Return symbolic inputs like the network's own, or None if they are unknown."""
+    # A Sequential network has one input; its `input` would be of the first layer, which
+    # may be a network nested elsewhere too.
     if isinstance(network, keras.Sequential) and network.built:
         return network.inputs[0]
     if is_symbolic(network):
         return network.input
     shape = get_build_shape(network)
     if shape is None or not all(d is None or isinstance(d, int) for d in shape):
+        # The network has several inputs, or has not been built yet.
         return None
     return keras.KerasTensor(shape, network.input_dtype)
 
 
 def get_outputs(network: keras.Model, inputs: Any) -> Any:
-    """The network's symbolic outputs; `inputs` trace one that shows no graph."""
+    """Return the network's symbolic outputs.
+
+    Args:
+        network: the network.
+        inputs: symbolic inputs, to trace a network that shows no graph.
+    """
     if isinstance(network, keras.Sequential) and network.built:
         return network.outputs[0]
     if is_symbolic(network):
@@ -72,10 +89,14 @@ def get_outputs(network: keras.Model, inputs: Any) -> Any:
 
 
 def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
-    """The layers directly inside a layer, by name and by attribute."""
+    """Return the layers directly inside a layer, by name and by attribute.
+
+    Several layers may share a name: each key has a list of different layers.
+    """
     found: dict[str, list[keras.layers.Layer]] = {}
 
     def add(name: str, child: keras.layers.Layer) -> None:
+        # A layer is often both in `layers` and in an attribute of its own name.
         known = found.setdefault(name, [])
         if not any(child is other for other in known):
             known.append(child)
@@ -83,6 +104,7 @@ def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer
     if isinstance(layer, keras.Model):
         for child in layer.layers:
             add(child.name, child)
+    # The graph lists every layer, and attributes would add Keras' own bookkeeping.
     if isinstance(layer, keras.Model) and is_symbolic(layer):
         return found
     for attribute, value in vars(layer).items():
@@ -95,7 +117,11 @@ def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer
 
 
 def get_descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """All layers inside a layer, however deep."""
+    """Return all layers inside a layer, however deep, each once, children first.
+
+    The order is the same for every copy of a network: a teacher's fingerprint relies
+    on it.
+    """
     found: dict[int, keras.layers.Layer] = {}
     for named in get_children(layer).values():
         for child in named:
@@ -114,10 +140,13 @@ def has_jit_support(networks: Sequence[keras.Model]) -> bool:
 
 
 def choose_dtype_policy(parts: Sequence[Any]) -> Any:
-    """A dtype policy such that `compile` scales the loss where float16 is computed.
+    """Return the dtype policy for a model that is made of these parts.
+
+    Keras scales the loss, so that gradients in float16 do not round to zero, when the
+    policy of the compiled model is "mixed_float16", whatever its layers compute in.
 
     Args:
-        parts: the student first; what is no layer is passed over.
+        parts: the parts, the student first; what is not a layer is ignored.
     """
     roots = [part for part in parts if isinstance(part, keras.layers.Layer)]
     layers = [layer for root in roots for layer in [root, *get_descendants(root)]]
@@ -128,10 +157,11 @@ def choose_dtype_policy(parts: Sequence[Any]) -> Any:
 
 
 def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:
-    """The layer at a path such as `"backbone/block3_out"`.
+    """Return the layer at a path such as `"backbone/block3_out"`.
 
     Raises:
-        ValueError: if there is none, naming the layers that there are, or several.
+        ValueError: if there is no such layer, naming those that there are, or if
+            several layers have the name.
     """
     layer = network
     for i, name in enumerate(path.split("/")):
@@ -155,7 +185,7 @@ def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:
 
 
 def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each path and layer of a symbolic network, nested networks opened."""
+    """Yield each path and layer of a symbolic network, with nested networks opened."""
     for layer in network.layers:
         path = prefix + layer.name
         if isinstance(layer, keras.Model) and is_symbolic(layer):
@@ -165,11 +195,11 @@ def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str
 
 
 def find_middle_layer(network: keras.Model) -> str:
-    """The path of the middle one of the network's hidden layers.
+    """Return the path of the middle one of the network's hidden layers.
 
-    Counted are the layers with a kernel, the output layer left out; of an even
-    number it is the earlier of the two in the middle. The normalisation and the
-    non-linearity behind it belong to it.
+    Layers with a kernel are counted, without the output layer; of an even number the
+    earlier of the two in the middle is taken. If normalisation or a non-linearity
+    follows it, the path is that of the last of these: their output is the feature.
 
     Raises:
         ValueError: if the network is not symbolic, or has no hidden layer.
@@ -181,6 +211,7 @@ def find_middle_layer(network: keras.Model) -> str:
             'hints=("hint_layer", "guided_layer").'
         )
     paths = list(iterate_leaves(network))
+    # A kernel has more than one dimension; a bias, or a scale and shift, has one.
     kernels = [
         i
         for i, (_, layer) in enumerate(paths)
@@ -191,21 +222,23 @@ def find_middle_layer(network: keras.Model) -> str:
             f"hints=\"middle\" needs a network with hidden layers; '{network.name}' "
             f"has {len(kernels)} layer(s) with a kernel, the output included."
         )
-    at = kernels[:-1][(len(kernels) - 2) // 2]
+    middle = kernels[:-1][(len(kernels) - 2) // 2]
     layers = keras.layers
-    behind = (
+    followers = (
         *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU),
         *(layers.BatchNormalization, layers.LayerNormalization, Maxout),
     )
-    while at + 1 not in kernels:
-        following = paths[at + 1][1]
+    # Layers are listed in the order in which they were made, so the next one in the
+    # list need not follow in the graph: its input must be this one's output.
+    while middle + 1 not in kernels:
+        following = paths[middle + 1][1]
         if (
-            not isinstance(following, behind)
-            or following.input is not paths[at][1].output
+            not isinstance(following, followers)
+            or following.input is not paths[middle][1].output
         ):
             break
-        at += 1
-    return paths[at][0]
+        middle += 1
+    return paths[middle][0]
 
 
 def has_same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:
@@ -221,17 +254,22 @@ def has_same_structure(one: Any, other: Any) -> bool:
     """Whether two structures of tensors have the same keys, if any, and shapes."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() != other.keys():
         return False
-    flat = [keras.tree.flatten(structure) for structure in (one, other)]
-    return has_same_shapes(*[[tuple(tensor.shape) for tensor in f] for f in flat])
+    # Lists, tuples and the order of a dictionary's keys do not matter: Keras flattens
+    # all of them alike.
+    shapes = [
+        [tuple(tensor.shape) for tensor in keras.tree.flatten(structure)]
+        for structure in (one, other)
+    ]
+    return has_same_shapes(shapes[0], shapes[1])
 
 
 def format_shapes(tensors: Any) -> Any:
-    """A structure of tensors as one of shapes, to be read in a message."""
+    """Return a structure of tensors as one of shapes, to be read in a message."""
     return keras.tree.map_structure(lambda tensor: str(tuple(tensor.shape)), tensors)
 
 
 def check_built(network: keras.Model) -> keras.Model:
-    """The network, if it has weights."""
+    """Return the network, or raise a `ValueError` if it has no weights yet."""
     if not network.built:
         raise ValueError(
             f"Network '{network.name}' has no weights yet, since its input shape is "

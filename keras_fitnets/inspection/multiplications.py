@@ -1,4 +1,8 @@
-"""How large a network is, and how much it does: parameters and multiplications."""
+"""How many multiplications a network needs for one sample.
+
+One forward pass is traced into a TensorFlow graph, and TensorFlow's profiler adds up
+what it knows of each operation. Nothing is computed, and no weight is read.
+"""
 
 import contextlib
 import math
@@ -12,33 +16,35 @@ import tensorflow as tf
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.graph import check_built
 
-# Two operations each, a multiplication and an addition, in TensorFlow's count.
+# The profiler counts two operations, a multiplication and an addition, for each
+# product in these.
 _PRODUCTS = [
     "MatMul",
     "BatchMatMul(V[23])?",
     "Conv[23]D",
     "DepthwiseConv2dNative",
 ]
-# What hides other operations from the count.
+# Operations that run others which do not appear in the graph, and so hide them from the
+# count.
 _HIDING = ("While", "If", "Case", "PartitionedCall", "XlaLaunch", "PyFunc")
 
 
 def multiplications(network: keras.Model, x: Any = None) -> int:
     """The multiplications of one forward pass of one sample.
 
-    Those of matrix products and convolutions, a padded border included, as the tables
-    of Romero et al., "FitNets" (arXiv 1412.6550), count them. TensorFlow's profiler
-    counts a traced pass; an einsum and a transposed convolution, for which it has no
-    or no exact formula, have theirs here. Recurrent layers are unrolled for it.
+    Counted are those of matrix products and convolutions, a padded border included, as
+    in the tables of Romero et al., "FitNets" (arXiv 1412.6550). TensorFlow's profiler
+    counts a traced pass; for an einsum and a transposed convolution, for which it has
+    no exact formula, there is one here. Recurrent layers are unrolled.
 
     Args:
         network: the network, built.
-        x: a batch of its inputs, or a structure of them; needed where their shapes
-            are not known whole.
+        x: a batch of its inputs, or a structure of them; needed if a dimension of
+            their shapes is unknown.
 
     Raises:
-        TypeError: for what is no network.
-        ValueError: if the shapes are not known, or the pass holds something that hides
+        TypeError: if `network` is not a `keras.Model`.
+        ValueError: if a shape is unknown, or the pass contains something that hides
             its operations, such as a loop.
 
     Example:
@@ -55,14 +61,14 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
     if hiding:
         raise ValueError(
             f"The multiplications of network '{network.name}' cannot be counted: its "
-            f"pass holds {', '.join(sorted(hiding))}, behind which others are hidden. "
-            "Count the network that it was made of, or leave the number out."
+            f"pass contains {', '.join(sorted(hiding))}, behind which others are "
+            "hidden. Count the network that it was made of, or leave the number out."
         )
     return _by_the_profiler(graph) + sum(map(_by_formula, operations))
 
 
 def _one_sample(network: keras.Model, x: Any) -> Any:
-    """Zeros in the form of one sample of the network's inputs."""
+    """Return zeros in the shape of one sample of the network's inputs."""
     if x is None:
         x = graph.get_inputs(network)
     else:
@@ -70,8 +76,8 @@ def _one_sample(network: keras.Model, x: Any) -> Any:
     if x is None or None in [d for t in keras.tree.flatten(x) for d in t.shape[1:]]:
         shapes = None if x is None else graph.format_shapes(x)
         raise ValueError(
-            f"The shape of the inputs of network '{network.name}' is not known whole: "
-            f"{shapes}. Pass a batch of them."
+            f"The shape of the inputs of network '{network.name}' is not known in all "
+            f"dimensions: {shapes}. Pass a batch of them."
         )
 
     def zeros(tensor: Any) -> Any:
@@ -82,11 +88,16 @@ def _one_sample(network: keras.Model, x: Any) -> Any:
 
 
 def _traced(network: keras.Model, x: Any) -> tf.Graph:
-    """The graph of one forward pass, functions within it opened."""
+    """Return the graph of one forward pass, with the functions in it opened.
+
+    `tf.compat.v1` is public, and the only way to the profiler: neither Keras 3.15 nor
+    TensorFlow 2 counts operations.
+    """
     specs = [tf.TensorSpec.from_tensor(tensor) for tensor in keras.tree.flatten(x)]
     forward = graph.make_flat_pass(network, x)
     eager = tf.config.functions_run_eagerly()
-    # Else a function inside, as Keras makes for XLA, would stay closed.
+    # Otherwise a `tf.function` inside the network, such as Keras makes for XLA, would
+    # be a single operation of the graph.
     tf.config.run_functions_eagerly(True)
     try:
         with unrolled(network):
@@ -97,7 +108,7 @@ def _traced(network: keras.Model, x: Any) -> tf.Graph:
 
 @contextlib.contextmanager
 def unrolled(network: keras.Model) -> Iterator[None]:
-    """Recurrent layers, step by step instead of in a loop."""
+    """Let recurrent layers run step by step, instead of in a loop, inside the block."""
     layers = graph.get_descendants(network)
     loops = [layer for layer in layers if getattr(layer, "unroll", None) is False]
     for layer in loops:
@@ -116,12 +127,13 @@ def _by_the_profiler(graph: tf.Graph) -> int:
     options.with_accounted_types([f"^{name}$" for name in _PRODUCTS])
     logger = tf.get_logger()
     level = logger.level
-    # It warns of itself, being of TensorFlow 1.
+    # The profiler warns that it belongs to TensorFlow 1, which no user can change.
     logger.setLevel("ERROR")
     try:
         counted = profiler.profile(graph, options=options.build(), cmd="op")
     finally:
         logger.setLevel(level)
+    # A multiplication and an addition count as two.
     return counted.total_float_ops // 2
 
 
@@ -130,20 +142,26 @@ def _by_formula(operation: tf.Operation) -> int:
     if operation.type == "Einsum":
         return _of_einsum(operation.get_attr("equation").decode(), shapes)
     if operation.type in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
-        # Each input, of all channels, meets the kernel whole, whose last axis they are.
+        # A transposed convolution multiplies each input pixel, of all channels, with
+        # the whole kernel, whose last axis is the input's channels.
         _, kernel, inputs = shapes
         return math.prod(inputs) * math.prod(kernel[:-1])
     return 0
 
 
 def _of_einsum(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """One for each combination of all indices of two factors."""
+    """Return the multiplications of an einsum of two factors.
+
+    There is one for each combination of all indices, "ij,jk->ik" having I · J · K; an
+    einsum of a single factor only moves or adds up values.
+    """
     sizes: dict[str, int] = {}
     terms = equation.split("->")[0].split(",")
     for term, shape in zip(terms, shapes, strict=True):
         before, dots, behind = term.partition("...")
         named = [*before, *behind]
-        # What dots stand for is counted from its end: it may be longer elsewhere.
+        # Dots stand for leading dimensions that broadcast, which are aligned at their
+        # end: each is named by its distance from there.
         spare = range(len(shape) - len(named), 0, -1) if dots else ()
         indices = [*before, *(f"...{n}" for n in spare), *behind]
         for index, size in zip(indices, shape, strict=True):

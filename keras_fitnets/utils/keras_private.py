@@ -179,6 +179,18 @@ def get_compiled_loss(model: keras.Model) -> Callable[..., Any]:
     return model._compile_loss
 
 
+def is_validation_of_fit(arguments: dict[str, Any]) -> bool:
+    """Whether Keras' own `fit` calls `evaluate`, by the bound arguments of that call.
+
+    `fit` of Keras 3.15 then passes `_use_cached_eval_dataset` as a further keyword. A
+    flag set in a `fit` of our own would also hold when a callback evaluates other data.
+
+    Args:
+        arguments: `inspect.signature(evaluate).bind(...).arguments`.
+    """
+    return "_use_cached_eval_dataset" in arguments.get("kwargs", {})
+
+
 class FitsOnWorkers(keras.Model):
     """A `keras.Model` whose `fit` runs in several processes.
 

@@ -348,6 +348,17 @@ def test_bad_validation_data_is_told_before_the_first_update(case, stages):
     assert "`validation_data`" in message
 
 
+@pytest.mark.parametrize("data", [(X[:, :3], Y), (X, Y[:5])], ids=["shape", "count"])
+def test_keras_alone_reports_validation_data_after_an_epoch(data):
+    """When this fails, `validate_data` need not check shapes and counts any more."""
+    model = net("plain")
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    raised(lambda: model.fit(X, Y, validation_data=data, **ONE))
+    pairs = zip(before, model.get_weights(), strict=True)
+    assert any(np.any(old != new) for old, new in pairs)
+
+
 @pytest.mark.parametrize("case", [case for case in BAD if BAD[case][0] is compiled])
 def test_bad_data_is_told_before_it_is_evaluated(case):
     make, source, named, remedy = BAD[case]

@@ -93,8 +93,11 @@ KERAS_ALONE = """
 
 
 def test_keras_still_needs_our_help(tmp_path):
-    """When this fails, keras issue 20585 is mended: delete `multi_worker.FitsOnWorkers`
-    and `step_results`, with their two uses in `distiller.py`, for newer Kerases."""
+    """When this fails, https://github.com/keras-team/keras/issues/20585 is mended.
+
+    Then delete `keras_private.FitsOnWorkers` and `multi_worker.step_results`, with
+    their two uses in `distiller.py`, once the lowest Keras that we support has it.
+    """
     workers, program = addresses(2), tmp_path / "alone.py"
     program.write_text(textwrap.dedent(KERAS_ALONE))
     processes = [

@@ -100,6 +100,8 @@ PRIVATE_PLACES = {
 }
 PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python")
 PRIVATE_NAMES = {
+    "_compile_loss",
+    "_compile_metrics",
     "_distribute_strategy",
     "_inbound_nodes",
     "_keras_history",

@@ -4,6 +4,8 @@ A failure here is news of a new Keras, and its message says what to change. Wher
 test is named "still needed" Keras has mended or published something: delete the helper.
 """
 
+import inspect
+
 import keras
 import networks
 import numpy as np
@@ -170,6 +172,23 @@ def test_the_metric_that_tracks_the_loss_is_named_loss():
     names = [metric.name for metric in compiled(metrics=["mae"]).metrics]
     assert names[0] == "loss", "Keras lists its loss otherwise: `Distiller.metrics`."
     assert names.count("loss") == 1
+
+
+def test_the_evaluation_of_fit_is_told_from_a_users_own():
+    seen = []
+
+    class Spy(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            bound = inspect.signature(keras.Model.evaluate).bind(self, *args, **kwargs)
+            seen.append(keras_private.is_validation_of_fit(bound.arguments))
+            return super().evaluate(*args, **kwargs)
+
+    model = Spy([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = np.ones((2, 2)), np.ones((2, 1))
+    model.fit(*data, validation_data=data, verbose=0)
+    model.evaluate(*data, verbose=0)
+    assert seen == [True, False], "Keras marks it otherwise: `is_validation_of_fit`."
 
 
 def test_fit_still_builds_by_the_method_that_is_replaced():
