@@ -32,15 +32,6 @@ def get_mask(tensor: Any) -> Any:
     return getattr(tensor, "_keras_mask", None)
 
 
-def set_mask(tensor: Any, mask: Any) -> None:
-    """Attach a mask to a tensor, as a layer that supports masking does.
-
-    What takes no attribute, such as a NumPy array, is left as it is.
-    """
-    with contextlib.suppress(AttributeError):
-        tensor._keras_mask = mask
-
-
 def get_logits(outputs: Any) -> Any:
     """Return the logits behind a softmax's or sigmoid's outputs, or None.
 

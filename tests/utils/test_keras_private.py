@@ -32,19 +32,6 @@ def test_a_layers_mask_is_read():
     assert keras_private.get_mask(tf.zeros((1, 3, 2))) is None
 
 
-def test_a_mask_that_is_set_reaches_the_next_layer():
-    plain = tf.constant([[[1.0], [5.0], [9.0]]])
-    keras_private.set_mask(plain, tf.constant([[True, True, False]]))
-    pooled = keras.layers.GlobalAveragePooling1D()(plain)
-    assert float(pooled[0, 0]) == 3.0, "Keras reads masks elsewhere: change `set_mask`."
-
-
-def test_an_array_takes_no_mask():
-    array = np.zeros((2, 3))
-    keras_private.set_mask(array, np.array([True, False]))
-    assert keras_private.get_mask(array) is None
-
-
 def test_masks_are_still_private():
     assert not hasattr(keras.utils, "get_keras_mask"), "Use it in place of `get_mask`."
     assert not hasattr(keras.ops, "get_keras_mask"), "Use it in place of `get_mask`."
