@@ -247,11 +247,11 @@ CONSTRUCTED = {
     ),
     "the output as hint": (
         lambda: distiller(hints=("out", "hidden")),
-        *("'out' gives the output of network 'teacher'", "Choose a hidden layer"),
+        *("'out' returns the output of network 'teacher'", "Choose a hidden layer"),
     ),
     "the output guided": (
         lambda: distiller(hints=("hidden", "out")),
-        *("'out' gives the output of network 'student'", "Choose a hidden layer"),
+        *("'out' returns the output of network 'student'", "Choose a hidden layer"),
     ),
     "the input as hint": (
         lambda: distiller(hints=("features", "hidden")),

@@ -147,7 +147,7 @@ def test_a_listened_network_is_left_as_it_was():
         ("conv9", "no layer 'conv9'.*Did you mean 'conv[12]'"),
         ("backbone/conv9", "no layer 'backbone/conv9'"),
         ("conv1/inner", "has no layer 'inner'.*It has: none"),
-        ("out", "gives the output of network"),
+        ("out", "returns the output of network"),
         ("shared", "run 2 times"),
         ("three", "must give one tensor of floats"),
     ],
