@@ -152,6 +152,7 @@ def _pair(wanted: str, outputs: list[_Output], units: int | None) -> OutputPair:
         for output in outputs
         if output.ends_in in (*_PROBABILITIES, "log_softmax")
     }
+    # All networks, and the argument, must agree on one meaning.
     kinds = set(shown.values()) | ({wanted} - {"auto"})
     if len(kinds) > 1:
         raise ValueError(

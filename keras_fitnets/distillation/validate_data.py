@@ -77,36 +77,42 @@ def check_source(
     Args:
         distiller: the Distiller; in stage "hint" labels are not looked at.
         name: what `x` was passed as, for the messages.
+
+    Raises:
+        TypeError, ValueError: naming what was passed and what is expected.
     """
-    told_as = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
+    # What the messages call the three parts of the data.
+    arguments = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
     if isinstance(x, DATASETS):
         x, y, sample_weight = unpack_batch(name, _drop_none_specs(x.element_spec))
     elif isinstance(x, keras.utils.PyDataset):
         x, y, sample_weight = unpack_batch(name, x[0])
     elif is_source(x):
+        # A generator's batches can be read only once, so none is looked at here.
         return
     elif name == "`x`":
-        told_as = ["`x`", "`y`", "`sample_weight`"]
+        arguments = ["`x`", "`y`", "`sample_weight`"]
+    # Cached inputs come with teacher outputs, which must be those of this teacher.
     if isinstance(x, CachedInputs):
         distiller.lookup_teacher_outputs(x)
     x, network = unwrap_inputs(x), _find_symbolic_network(distiller)
-    check_inputs(distiller, told_as[0], x)
+    check_inputs(distiller, arguments[0], x)
     check_labels(distiller, y)
     if distiller.stage != "hint" and distiller.loss is not None:
-        _check_numbers(told_as[1], y)
+        _check_numbers(arguments[1], y)
         # If only a teacher shows its outputs, the student's may have other names.
         if network is distiller.student or (network and not isinstance(y, dict)):
-            check_label_arrays(y, distiller.loss, network, told_as[1])
-    _check_numbers(told_as[2], sample_weight)
-    _check_lengths(dict(zip(told_as, [x, y, sample_weight], strict=True)))
+            check_label_arrays(y, distiller.loss, network, arguments[1])
+    _check_numbers(arguments[2], sample_weight)
+    _check_lengths(dict(zip(arguments, [x, y, sample_weight], strict=True)))
 
 
-def check_inputs(distiller: Any, told_as: str, x: Any) -> None:
+def check_inputs(distiller: Any, argument: str, x: Any) -> None:
     """Check that inputs are arrays of the shapes that the networks take."""
     network = _find_symbolic_network(distiller)
-    _check_numbers(told_as, x, network)
+    _check_numbers(argument, x, network)
     if network is not None:
-        _check_inputs(told_as, x, network)
+        _check_inputs(argument, x, network)
 
 
 def unpack_batch(name: str, element: Any) -> tuple[Any, Any, Any]:
@@ -139,11 +145,12 @@ def _find_symbolic_network(distiller: Any) -> keras.Model | None:
 
 def is_source(x: Any) -> bool:
     """Whether `x` is an iterator of batches, rather than arrays."""
-    arrays = keras.tree.is_nested(x) or hasattr(x, "shape") or isinstance(x, str)
-    return not arrays and hasattr(x, "__iter__")
+    is_array = keras.tree.is_nested(x) or hasattr(x, "shape") or isinstance(x, str)
+    return not is_array and hasattr(x, "__iter__")
 
 
 def _check_counts(options: dict[str, Any]) -> None:
+    """Check that sizes and numbers of steps are positive integers, or left out."""
     counts = ("batch_size", "steps_per_epoch", "steps", "validation_steps")
     for name in (*counts, "validation_batch_size"):
         if options.get(name) is not None:
@@ -155,6 +162,7 @@ def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
     if isinstance(source, DATASETS):
         count = int(source.cardinality())
     elif isinstance(source, keras.utils.PyDataset):
+        # Keras' word for a PyDataset without end is None.
         count = source.num_batches
         count = tf.data.INFINITE_CARDINALITY if count is None else count
     else:
@@ -201,29 +209,30 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
 
 
 def _check_numbers(
-    told_as: str, arrays: Any, network: keras.Model | None = None
+    argument: str, arrays: Any, network: keras.Model | None = None
 ) -> None:
     """Check that everything is an array, of numbers unless the network reads text."""
     inputs = [] if network is None else _flatten_present(graph.get_inputs(network))
     reads_text = any(one.dtype == "string" for one in inputs)
-    for array in _flatten_present(arrays) or ([arrays] if told_as == "`x`" else []):
+    # Labels and weights may be missing; `x` may not, so None is checked as an array.
+    for array in _flatten_present(arrays) or ([arrays] if argument == "`x`" else []):
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
             raise TypeError(
-                f"Expected {told_as} to be an array, or a structure of arrays; "
+                f"Expected {argument} to be an array, or a structure of arrays; "
                 f"received a {type(array).__name__}: {array!r:.80}. Pass "
                 "numpy.asarray(...) of it."
             )
         dtype = getattr(array.dtype, "name", str(array.dtype))
-        text = dtype.startswith(("str", "bytes", "object"))
-        if text and not reads_text:
+        is_text = dtype.startswith(("str", "bytes", "object"))
+        if is_text and not reads_text:
             raise ValueError(
-                f"Expected {told_as} to hold numbers; received the dtype {dtype}. Read "
-                "files, and number classes, before: for example with "
+                f"Expected {argument} to hold numbers; received the dtype {dtype}. "
+                "Read files, and number classes, before: for example with "
                 "keras.utils.load_img or keras.layers.StringLookup."
             )
 
 
-def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
+def _check_inputs(argument: str, x: Any, network: keras.Model) -> None:
     """Check inputs against a network's, as leniently as Keras itself does."""
     inputs = graph.get_inputs(network)
     expected, given = _flatten_present(inputs), _flatten_present(x)
@@ -240,11 +249,12 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
     if len(given) != len(expected):
         raise ValueError(
             f"Network '{network.name}' takes {format_array_shapes(inputs)}; received "
-            f"{told_as} as {format_array_shapes(x)}. {remedy}"
+            f"{argument} as {format_array_shapes(x)}. {remedy}"
         )
     for array, one in zip(given, expected, strict=True):
         if keras.tree.is_nested(array) or array is None:
             continue
+        # Of a dataset not even the rank of a part may be known.
         shape, wanted = get_shape(array), tuple(one.shape)
         if shape is None or _is_shape_accepted(shape, wanted):
             continue
@@ -253,11 +263,12 @@ def _check_inputs(told_as: str, x: Any, network: keras.Model) -> None:
             remedy = "That is one sample without a batch: use `.batch(32)` before."
         raise ValueError(
             f"Network '{network.name}' takes inputs of shape {wanted}; received "
-            f"{told_as} of shape {shape}. {remedy}"
+            f"{argument} of shape {shape}. {remedy}"
         )
 
 
 def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    """Whether a Functional network with the input shape `wanted` takes `shape`."""
     given, expected = shape[1:], wanted[1:]
     # Keras adds or drops a last dimension of 1 by itself.
     candidates = [given, *([given[:-1]] if given[-1:] in ((1,), (None,)) else [])]
@@ -270,11 +281,12 @@ def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 def _check_lengths(parts: dict[str, Any]) -> None:
     """Check that there are samples, and as many of each array."""
     counts: dict[str, set[Any]] = {}
-    for told_as, arrays in parts.items():
+    for argument, arrays in parts.items():
         for array in _flatten_present(arrays):
             shape = get_shape(array)
+            # The size of a dataset's batches may be unknown, and so be anything.
             if shape is not None and None not in shape[:1]:
-                counts.setdefault(told_as, set()).add(shape[0] if shape else "no")
+                counts.setdefault(argument, set()).add(shape[0] if shape else "no")
     if any(0 in count for count in counts.values()):
         raise ValueError(
             f"There are no samples: {_format_counts(counts)}. Pass at least one sample."
@@ -287,11 +299,13 @@ def _check_lengths(parts: dict[str, Any]) -> None:
 
 
 def _format_counts(counts: dict[str, set[Any]]) -> str:
+    """Return the numbers of samples as text, such as "`x` 8, `y` 5"."""
     return ", ".join(
-        f"{told_as} {' and '.join(map(str, sorted(count, key=str)))}"
-        for told_as, count in counts.items()
+        f"{argument} {' and '.join(map(str, sorted(count, key=str)))}"
+        for argument, count in counts.items()
     )
 
 
 def _flatten_present(arrays: Any) -> list[Any]:
+    """Return the arrays of a structure as a list, without those that are None."""
     return [array for array in keras.tree.flatten(arrays) if array is not None]

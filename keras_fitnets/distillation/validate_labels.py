@@ -64,6 +64,7 @@ def check_label_loss(
         ValueError: if one takes probabilities where the student returns logits or the
             other way round, or one class of several where its units are independent.
     """
+    # A subclassed student has no `output`; its losses are matched by their order.
     losses = _loss_per_output(loss, getattr(student, "output", None), len(output_pairs))
     for one, output_pair in zip(losses, output_pairs, strict=False):
         name, from_logits = _describe_loss(one)
@@ -86,14 +87,14 @@ def check_label_loss(
             )
 
 
-def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) -> None:
+def check_label_arrays(y: Any, loss: Any, network: keras.Model, argument: str) -> None:
     """Check that labels fit a network's outputs and the losses that take them.
 
     Args:
         y: arrays; or specifications of tensors, which have shapes but no values.
         loss: what `compile` was given.
         network: a network that shows its outputs.
-        told_as: what the labels are called in a message.
+        argument: what a message calls the labels.
 
     Raises:
         ValueError: for another number of labels than outputs, for shapes that the
@@ -109,7 +110,7 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) ->
     if len(flat) != len(flat_outputs) or has_other_names:
         raise ValueError(
             f"Network '{network.name}' gives {format_array_shapes(outputs)}; received "
-            f"{told_as} as {format_array_shapes(y)}. Pass one array for each output, "
+            f"{argument} as {format_array_shapes(y)}. Pass one array for each output, "
             "in that structure."
         )
     losses = _loss_per_output(loss, outputs, len(flat_outputs))
@@ -117,10 +118,10 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, told_as: str) ->
         name, from_logits = _describe_loss(one)
         if labels is None or name not in _ACTIVATION_OF_LOSS:
             continue
-        _check_shape(labels, tuple(output.shape), name, from_logits, told_as)
+        _check_shape(labels, tuple(output.shape), name, from_logits, argument)
         if name.startswith("sparse"):
             ignored = getattr(one, "ignore_class", None)
-            _check_classes(labels, output.shape[-1], ignored, name, network, told_as)
+            _check_classes(labels, output.shape[-1], ignored, name, network, argument)
 
 
 def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
@@ -175,7 +176,7 @@ def format_array_shapes(arrays: Any) -> Any:
 
 
 def _check_shape(
-    labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, told_as: str
+    labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, argument: str
 ) -> None:
     shape = get_shape(labels)
     is_sparse = name.startswith("sparse")
@@ -192,6 +193,7 @@ def _check_shape(
             "For one-hot labels compile with "
             f"{one_hot}(from_logits={from_logits}), or pass y.argmax(-1)."
         )
+    # Numbers of classes have one dimension fewer than one-hot labels.
     elif len(shape) < len(output) and name.startswith("categorical"):
         remedy = (
             "For numbers of classes compile with "
@@ -206,12 +208,12 @@ def _check_shape(
     takes = "the number of a class" if is_sparse else "a number for each class"
     raise ValueError(
         f"The label loss '{name}' takes for each sample {takes}, in the shape "
-        f"{expected}; received {told_as} of shape {shape}. {remedy}"
+        f"{expected}; received {argument} of shape {shape}. {remedy}"
     )
 
 
 def _check_classes(
-    labels: Any, classes: Any, ignored: Any, name: str, network: Any, told_as: str
+    labels: Any, classes: Any, ignored: Any, name: str, network: Any, argument: str
 ) -> None:
     # A specification has no values: of a dataset only the first batch is looked at,
     # when `fit_stagewise` tries a step.
@@ -226,14 +228,14 @@ def _check_classes(
         if fractions.size:
             raise ValueError(
                 f"The label loss '{name}' takes whole numbers, those of the classes; "
-                f"received {told_as} with {fractions.flat[0]}. Round the labels, or "
+                f"received {argument} with {fractions.flat[0]}. Round the labels, or "
                 "compile with a loss for what they are."
             )
     # On a CPU such a class stops the step with an error, on a GPU its loss is NaN.
     if values.size and (values.min() < 0 or values.max() >= classes):
         raise ValueError(
             f"Network '{network.name}' has {classes} classes, which the label loss "
-            f"'{name}' numbers from 0 to {classes - 1}; received {told_as} from "
+            f"'{name}' numbers from 0 to {classes - 1}; received {argument} from "
             f"{values.min()} to {values.max()}. Number the classes from 0, or give the "
             "last layers of teacher and student as many units as there are classes."
         )
@@ -243,6 +245,7 @@ def _loss_per_output(loss: Any, outputs: Any, count: int) -> list[Any]:
     """Return the loss of each output, or [] where it cannot be told which is whose."""
     if not keras.tree.is_nested(loss):
         return [loss] * count
+    # Keras may find an output by the name of its layer: nothing is checked then.
     if isinstance(loss, dict) != isinstance(outputs, dict):
         return []
     if isinstance(loss, dict):
@@ -259,6 +262,8 @@ def _describe_loss(loss: Any) -> tuple[str, bool]:
     """Return a loss's name in snake case, and whether it takes logits."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
+    # A class is named in camel case, a function in snake case: the table has the
+    # latter.
     if isinstance(loss, keras.losses.Loss):
         name = type(loss).__name__
         snake = "".join("_" + c.lower() if c.isupper() else c for c in name)
