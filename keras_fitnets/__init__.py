@@ -27,6 +27,7 @@ from keras_fitnets.losses import HintLoss
 from keras_fitnets.losses import SoftTargetCrossentropy
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.losses import soft_target_crossentropy
+from keras_fitnets.training.stage import Stage
 from keras_fitnets.training.stagewise import StagewiseHistory
 from keras_fitnets.training.stagewise import fit_stagewise
 from keras_fitnets.version import __version__
@@ -41,6 +42,7 @@ __all__ = [
     "LambdaAnnealing",
     "Maxout",
     "SoftTargetCrossentropy",
+    "Stage",
     "StagewiseHistory",
     "StudentCheckpoint",
     "StudentMonitor",

@@ -237,13 +237,16 @@ class FitNetHyperModel(keras_tuner.HyperModel):
                 given = unpack_batch("`validation_data`", validation_data)
                 validation_data = keep("validation", data=given, shuffle=False, **size)
             batch_size, shuffle = None, False
-        for monitor in monitors:
-            dry_run.dry_run(distiller, "kd", data, validation_data, monitor)
+        if monitors:
+            dry_run.dry_run(distiller, data, validation_data, {"kd": set(monitors)})
         options |= {"x": data[0], "y": data[1], "sample_weight": data[2]}
         options |= {"validation_data": validation_data, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "verbose": verbose}
         if hints and not initial_epoch:
+            # Stage 1 takes the configuration of the compiled optimizer.
             optimizer = self._optimizer(hp.get("hint_learning_rate"))
+            with distiller.distribute_strategy.scope():
+                self._compile(distiller, optimizer)
             self._shared_stages.train_hint_stage(
                 *(folder, distiller, optimizer, hint_epochs, options)
             )

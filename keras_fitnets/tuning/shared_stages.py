@@ -121,7 +121,6 @@ class SharedStages:
                 **options,
                 hint_epochs=epochs,
                 kd_epochs=0,
-                hint_optimizer=optimizer,
                 checkpoint_dir=folder,
             )
 

@@ -418,10 +418,14 @@ def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
         keras.utils.set_random_seed(0)
         model = distiller(hints=[("hidden", "hidden"), ("hidden", "out_low")], **low())
         return kf.fit_stagewise(
-            *(model, *tiny.data(), 2, 3),
+            *(model, *tiny.data()),
+            stages=[
+                kf.Stage("hint", 2, hints=[0]),
+                kf.Stage("hint", 2, hints=[1]),
+                kf.Stage("kd", 3),
+            ],
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, 3), monitor],
             checkpoint_dir=folder,
-            in_turn=True,
             batch_size=8,
             verbose=0,
         )

@@ -571,6 +571,13 @@ def two_stages(x=X, y=Y, **options):
     return lambda model: kf.fit_stagewise(model, x, y, **options)
 
 
+def listed(make_stages, x=X, y=Y, **options):
+    """Made within the test, where a Stage's own mistake is caught."""
+    return lambda model: kf.fit_stagewise(
+        model, x, y, stages=make_stages(), **ONE, **options
+    )
+
+
 def frozen(part, **options):
     model = distiller(**options)
     getattr(model, part).trainable = False
@@ -717,7 +724,8 @@ TRAINED = {
     ),
     "patience without validation": (
         compiled,
-        *(two_stages(kd_patience=3), "`kd_patience`", "Pass `validation_data="),
+        listed(lambda: [kf.Stage("hint", 1), kf.Stage("kd", 1, patience=3)]),
+        *("`patience`", "Pass `validation_data="),
     ),
     "a monitor without validation": (
         compiled,
@@ -726,8 +734,8 @@ TRAINED = {
     ),
     "negative patience": (
         compiled,
-        two_stages(hint_patience=-1, validation_data=DATA),
-        *("`hint_patience`.*received -1", "at least"),
+        listed(lambda: [kf.Stage("hint", 1, patience=-1)], validation_data=DATA),
+        *("`patience`.*received -1", "at least"),
     ),
     "a monitor without direction": (
         compiled,
@@ -742,20 +750,114 @@ TRAINED = {
     "an unknown direction": (
         compiled,
         two_stages(monitor="val_accuracy", mode="up", validation_data=DATA),
-        *("`mode`.*'up'", '"min", "max"'),
+        *("`mode`.*'up'", "'min', 'max'"),
     ),
     "a number as optimizer": (
         compiled,
-        *(two_stages(hint_optimizer=0.01), "0.01", "optimizer"),
+        listed(lambda: [kf.Stage("hint", 1, optimizer=0.01)]),
+        *("0.01", "optimizer"),
     ),
     "an unknown optimizer": (
         compiled,
-        *(two_stages(kd_optimizer="sgdd"), "'?sgdd", "[Oo]ptimizer"),
+        listed(lambda: [kf.Stage("kd", 1, optimizer="sgdd")]),
+        *("'?sgdd", "[Oo]ptimizer"),
     ),
     "a negative factor in stage 2": (
         compiled,
-        two_stages(learning_rate_factor=-0.1),
+        listed(lambda: [kf.Stage("kd", 1, learning_rate_factor=-0.1)]),
         *("`learning_rate_factor`.*received -0.1", "non-negative"),
+    ),
+    "a factor for a hint stage": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1, learning_rate_factor=0.1)]),
+        *("`learning_rate_factor`; received 0.1", "an `optimizer` with a smaller"),
+    ),
+    "no stage": (compiled, listed(lambda: []), "an empty list", "pass `hint_epochs`"),
+    "a stage by its name": (
+        compiled,
+        *(listed(lambda: ["hint"]), r"received \['hint'\]", r'kf.Stage\("hint", 10\)'),
+    ),
+    "a stage alone": (
+        compiled,
+        listed(lambda: kf.Stage("kd", 1)),
+        *(r"received Stage\(kind='kd'", "must be a list"),
+    ),
+    "an unknown kind of stage": (
+        compiled,
+        *(listed(lambda: [kf.Stage("third", 1)]), "'third'", "must be one of"),
+    ),
+    "half an epoch of a stage": (
+        compiled,
+        *(listed(lambda: [kf.Stage("kd", 0.5)]), "`epochs`.*received 0.5", "integer"),
+    ),
+    "a list of stages and epochs beside it": (
+        compiled,
+        listed(lambda: [kf.Stage("kd", 1)], kd_epochs=5, stage="joint"),
+        *(r"\['kd_epochs', 'stage'\]", "give each Stage what it needs"),
+    ),
+    "a stage of a pair that is not there": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1, hints=[1])]),
+        *(r"positions \[1\]", "has 1 pair"),
+    ),
+    "a stage of a pair by its name": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1, hints=["hidden"])]),
+        *(r"received \['hidden'\]", "list of positions"),
+    ),
+    "a stage of no pair": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1, hints=[])]),
+        *(r"received \[\]", "at least one position"),
+    ),
+    "a stage of a pair twice": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1, hints=[0, 0])]),
+        *(r"received \[0, 0\]", "none twice"),
+    ),
+    "pairs for a stage without hints": (
+        compiled,
+        listed(lambda: [kf.Stage("joint", 1, hints=[0])]),
+        *(r'"joint" has no `hints`; received \[0\]', "Leave it out"),
+    ),
+    "a hint stage without hints": (
+        lambda: compiled(hints=None),
+        listed(lambda: [kf.Stage("kd", 1), kf.Stage("joint", 1)]),
+        *("Stage.kind='joint'.*has none", "hints=.*kind"),
+    ),
+    "a number as a stage's monitor": (
+        compiled,
+        listed(lambda: [kf.Stage("kd", 1, monitor=3)], validation_data=DATA),
+        *("`monitor`.*received 3", "name of a log"),
+    ),
+    "a stage's direction": (
+        compiled,
+        listed(lambda: [kf.Stage("kd", 1, mode="up")], validation_data=DATA),
+        *("`mode`.*received 'up'", "must be one of"),
+    ),
+    "a stage's monitor that is not logged": (
+        compiled,
+        listed(
+            lambda: [kf.Stage("hint", 1, monitor="val_accuracy")], validation_data=DATA
+        ),
+        *("monitor='val_accuracy'", "val_hint_loss"),
+    ),
+    "a monitor for hint stages alone": (
+        compiled,
+        listed(
+            lambda: [kf.Stage("hint", 1)], monitor="val_accuracy", validation_data=DATA
+        ),
+        *("monitor='val_accuracy' is for", "Pass it to a Stage"),
+    ),
+    "a function as a stage's callback": (
+        compiled,
+        listed(lambda: [kf.Stage("kd", 1, callbacks=[print])]),
+        *("received <built-in function print>", "must be Keras callbacks"),
+    ),
+    "a later stage without labels": (
+        compiled,
+        listed(lambda: [kf.Stage("hint", 1), kf.Stage("kd", 1)], y=None),
+        *("needs labels, and none", NO_LABELS),
     ),
     "two stages without labels": (
         compiled,

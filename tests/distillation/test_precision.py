@@ -246,9 +246,15 @@ def test_stagewise_scales_the_loss_of_each_stage_where_the_student_needs_it(stud
         tiny.assert_step(distiller, *begun[-1][2:], tolerance)
 
     kf.fit_stagewise(
-        *(distiller, x, y, 1, 1),
-        learning_rate_factor=0.25,
-        kd_optimizer=keras.optimizers.SGD(1.0),
+        *(distiller, x, y),
+        stages=[
+            kf.Stage("hint", 1),
+            kf.Stage(
+                *("kd", 1),
+                optimizer=keras.optimizers.SGD(1.0),
+                learning_rate_factor=0.25,
+            ),
+        ],
         callbacks=[
             keras.callbacks.LambdaCallback(on_train_begin=begin, on_train_end=end)
         ],

@@ -459,9 +459,12 @@ def test_both_stages_run_on_four_replicas_as_on_one(tmp_path):
             made = distiller()
         path = tmp_path / f"{name}.keras"
         history = kf.fit_stagewise(
-            *(made, tiny.batches(x, y), None, 1, 2),
+            *(made, tiny.batches(x, y)),
+            stages=[
+                kf.Stage("hint", 1),
+                kf.Stage("kd", 2, callbacks=[kf.StudentCheckpoint(path)]),
+            ],
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=2)],
-            kd_callbacks=[kf.StudentCheckpoint(path)],
             shuffle=False,
             verbose=0,
         )

@@ -60,6 +60,10 @@ def train(model, hint_epochs=2, kd_epochs=2, x=X, y=Y, **options):
     return kf.fit_stagewise(model, x, y, hint_epochs, kd_epochs, **settings)
 
 
+def train_stages(model, stages, **options):
+    return train(model, None, None, stages=stages, **options)
+
+
 def still():
     """An optimizer that changes nothing, where a callback sets the weights."""
     return keras.optimizers.SGD(0.0)
@@ -126,16 +130,24 @@ def test_stage_2_trains_the_whole_student_and_no_regressor():
         )
     )
     note = Note()
-    train(model, callbacks=[note], kd_callbacks=[keep])
+    stages = [kf.Stage("hint", 2), kf.Stage("kd", 2, callbacks=[keep])]
+    train_stages(model, stages, callbacks=[note])
     assert note.moved[1] == {"first", "second", "third", "out"}
     after = [w for layer in model.regressors for w in layer.get_weights()]
     assert len(after) == 4
     assert_same(regressors, after)
 
 
-def test_pairs_are_trained_in_turn():
+def test_pairs_are_trained_block_by_block():
     model, note = distiller(), Note()
-    history = train(model, 2, 1, in_turn=True, callbacks=[note])
+    stages = [
+        kf.Stage("hint", 2, hints=[0]),
+        kf.Stage("hint", 2, hints=[1]),
+        kf.Stage("kd", 1),
+    ]
+    history = train_stages(model, stages, callbacks=[note])
+    assert [stage for stage, _ in history.stages] == stages
+    assert [logs.epoch for _, logs in history.stages] == [[0, 1], [0, 1], [0]]
     assert note.stages == ["hint", "hint", "kd"]
     assert note.moved[:2] == [{"first"}, {"first", "second"}]
     assert history.hint.epoch == [0, 1, 2, 3]
@@ -144,8 +156,9 @@ def test_pairs_are_trained_in_turn():
     assert model.active_hints == (0, 1)
 
 
-def test_each_turn_is_on_its_own_pair():
-    turns = train(distiller(still()), 1, 0, in_turn=True).hint.history["hint_loss"]
+def test_each_block_is_trained_on_its_own_pair():
+    stages = [kf.Stage("hint", 1, hints=[i]) for i in range(2)]
+    turns = train_stages(distiller(still()), stages).hint.history["hint_loss"]
     alone = [
         train(distiller(still(), [pair]), 1, 0).hint.history["hint_loss"][0]
         for pair in BOTH
@@ -160,7 +173,8 @@ def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
     compiled = keras.optimizers.Adam(0.01, beta_1=0.7, weight_decay=0.1)
     model, note = distiller(compiled), Note()
     plateau = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 0, min_delta=1e9)
-    history = train(model, 3, 1, callbacks=[note], hint_callbacks=[plateau])
+    stages = [kf.Stage("hint", 3, callbacks=[plateau]), kf.Stage("kd", 1)]
+    history = train_stages(model, stages, callbacks=[note])
     # The callback did lower it in stage 1, from the second epoch on.
     np.testing.assert_allclose(
         history.hint.history["learning_rate"], [0.01, 0.01, 0.005]
@@ -197,7 +211,8 @@ class LearningRate(keras.callbacks.Callback):
 def test_each_stage_can_have_an_optimizer_of_its_own():
     own, note = keras.optimizers.RMSprop(0.02, rho=0.5), Note()
     model = distiller("sgd")
-    train(model, callbacks=[note], hint_optimizer=own, kd_optimizer="adam")
+    stages = [kf.Stage("hint", 2, optimizer=own), kf.Stage("kd", 2, optimizer="adam")]
+    train_stages(model, stages, callbacks=[note])
     hint, kd = note.optimizers
     assert type(hint) is keras.optimizers.RMSprop and hint.rho == 0.5
     np.testing.assert_allclose(hint.learning_rate, 0.02)
@@ -207,7 +222,8 @@ def test_each_stage_can_have_an_optimizer_of_its_own():
 
 def test_a_second_call_has_the_compiled_optimizer_again():
     model, note = distiller(keras.optimizers.SGD(0.01)), Note()
-    train(model, 1, 1, hint_optimizer="adam", kd_optimizer="rmsprop")
+    first = kf.Stage("hint", 1, optimizer="adam")
+    train_stages(model, [first, kf.Stage("kd", 1, optimizer="rmsprop")])
     train(model, 1, 1, callbacks=[note])
     for optimizer in note.optimizers:
         assert type(optimizer) is keras.optimizers.SGD
@@ -216,14 +232,15 @@ def test_a_second_call_has_the_compiled_optimizer_again():
 
 def test_stage_1_ends_on_its_best_weights():
     options = {"validation_data": VALIDATION, "batch_size": 8}
-    options["hint_callbacks"] = [Redraw()]
+    hint = kf.Stage("hint", 5, callbacks=[Redraw()])
     model = distiller(still())
-    losses = train(model, 5, 0, **options).hint.history["val_hint_loss"]
+    losses = train_stages(model, [hint], **options).hint.history["val_hint_loss"]
     best = int(np.argmin(losses))
     assert best not in (0, 4)
     assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
     stage_2 = Note()
-    train(distiller(still()), 5, 1, kd_callbacks=[stage_2], **options)
+    kd = kf.Stage("kd", 1, callbacks=[stage_2])
+    train_stages(distiller(still()), [hint, kd], **options)
     assert stage_2.moved == [set()]
 
 
@@ -244,7 +261,7 @@ def test_stage_2_ends_on_the_best_weights_by_the_monitor(case):
     history = train(
         *(model, 0, 5),
         validation_data=VALIDATION,
-        kd_callbacks=[Redraw()],
+        callbacks=[Redraw()],
         batch_size=8,
         **options,
     )
@@ -260,12 +277,12 @@ def test_without_validation_the_last_weights_stay():
 
 
 def test_patience_stops_each_stage():
-    history = train(
-        *(distiller(still()), 9, 9),
+    stages = [kf.Stage("hint", 9, patience=2), kf.Stage("kd", 9, patience=1)]
+    history = train_stages(
+        *(distiller(still()), stages),
         validation_data=VALIDATION,
         callbacks=[Redraw()],
         batch_size=8,
-        **{"hint_patience": 2, "kd_patience": 1},
     )
     for logs, monitor, patience in [
         (history.hint, "val_hint_loss", 2),
@@ -284,12 +301,10 @@ def test_learning_rate_factor_acts_in_stage_2_only():
                 {factor: model.student.get_weights()}
             )
         )
-        train(
-            *(model, 1, 1),
-            callbacks=[notes[factor]],
-            kd_callbacks=[keep],
-            learning_rate_factor=factor,
-        )
+        kd = kf.Stage("kd", 1, callbacks=[keep], learning_rate_factor=factor)
+        train_stages(model, [kf.Stage("hint", 1), kd], callbacks=[notes[factor]])
+        # What a stage has of its own is not the next call's.
+        assert model.learning_rate_factor == 1
     assert_same(after[None], after[0.0])
     assert notes[0.0].moved == [{"first", "second"}, {"third", "out"}]
     assert notes[None].moved[1] == {"first", "second", "third", "out"}
@@ -297,9 +312,8 @@ def test_learning_rate_factor_acts_in_stage_2_only():
 
 def test_callbacks_for_one_stage_alone():
     both, hint, kd = Note(), Note(), Note()
-    train(
-        *(distiller(), 1, 1), callbacks=[both], hint_callbacks=[hint], kd_callbacks=[kd]
-    )
+    stages = [kf.Stage("hint", 1, callbacks=hint), kf.Stage("kd", 1, callbacks=[kd])]
+    train_stages(distiller(), stages, callbacks=[both])
     assert both.stages == ["hint", "kd"]
     assert (hint.stages, kd.stages) == (["hint"], ["kd"])
 
@@ -400,12 +414,25 @@ def run(model, directory, interrupt=None, **options):
             interrupt or Interrupt(),
             kf.LambdaAnnealing(4.0, 1.0, epochs=3),
             Disturb(),
-        ],
-        "hint_callbacks": [
-            keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 * 0.5**epoch)
+            LowerRate(),
         ],
     }
     return train(model, 3, 3, **{**settings, **options})
+
+
+class LowerRate(keras.callbacks.LearningRateScheduler):
+    """Halves the learning rate in each epoch of a hint stage."""
+
+    def __init__(self):
+        super().__init__(lambda epoch: 0.01 * 0.5**epoch)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.model.stage == "hint":
+            super().on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model.stage == "hint":
+            super().on_epoch_end(epoch, logs)
 
 
 def outcome(model, history):
@@ -460,19 +487,159 @@ def test_the_same_distiller_goes_on_after_an_interruption(
     assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted)
 
 
-def test_an_interrupted_turn_goes_on_bit_for_bit(tmp_path):
-    outcomes = []
-    for interrupts in ([], [Interrupt("hint", 1, "batch 0", pairs=(1,))]):
-        keras.utils.set_random_seed(0)
-        directory = tmp_path / str(len(interrupts))
-        for interrupt in interrupts:
-            with pytest.raises(KeyboardInterrupt):
-                run(distiller(), directory, interrupt, in_turn=True)
-        model = distiller()
-        outcomes.append(outcome(model, run(model, directory, in_turn=True)))
-    assert len(outcomes[0][1][1]) == 6
+def three_stages():
+    """Block by block; the second stage and the third end early."""
+    return [
+        kf.Stage("hint", 3, hints=[0], callbacks=[Disturb()]),
+        kf.Stage("hint", 9, hints=[1], optimizer="sgd", patience=1),
+        kf.Stage("kd", 9, patience=2, learning_rate_factor=0.1),
+    ]
+
+
+def run_three(directory, interrupt=None):
+    model = distiller()
+    settings = {"validation_data": VALIDATION, "checkpoint_dir": directory}
+    callbacks = [interrupt or Interrupt(), DisturbLater()]
+    history = train_stages(model, three_stages(), callbacks=callbacks, **settings)
+    return model, history
+
+
+class DisturbLater(Disturb):
+    """Spoils the weights in all stages but the first."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if (self.model.stage, self.model.active_hints) != ("hint", (0,)):
+            super().on_epoch_begin(epoch, logs)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("three")
+    model, history = run_three(directory)
+    assert [len(logs.epoch) for _, logs in history.stages] == [3, 2, 3]
+    names = sorted(path.name for path in directory.iterdir())
+    assert names == ["stage_1", "stage_2", "stage_3"]
+    return outcome(model, history)
+
+
+INTERRUPTED_OF_THREE = {
+    "in the first": ("hint", 1, "batch 0", (0,)),
+    "in the second": ("hint", 1, "batch 1", (1,)),
+    "at the end of the second, which stopped early": ("hint", None, "end", (1,)),
+    "in the third": ("kd", 2, "batch 0"),
+}
+
+
+@pytest.mark.parametrize("case", INTERRUPTED_OF_THREE)
+def test_each_of_three_stages_goes_on_bit_for_bit(tmp_path, three, case):
+    with pytest.raises(KeyboardInterrupt):
+        run_three(tmp_path, Interrupt(*INTERRUPTED_OF_THREE[case]))
     # The second model drew other regressors, which the checkpoint replaced.
-    assert_same_outcome(*outcomes)
+    assert_same_outcome(outcome(*run_three(tmp_path)), three)
+
+
+HINT, KD, JOINT = kf.Stage("hint", 1), kf.Stage("kd", 1), kf.Stage("joint", 1)
+
+
+@pytest.mark.parametrize(
+    ("stages", "named"),
+    [
+        ([KD, HINT], "stage_1.*its stage is hint, now it is kd"),
+        ([HINT, HINT, KD], "stage_2.*its stage is kd, now it is hint"),
+        ([HINT, JOINT], "stage_2.*its stage is kd, now it is joint"),
+        ([kf.Stage("hint", 1, hints=[1]), KD], "stage_1.*its hints is"),
+        ([kf.Stage("hint", 2), KD], "stage_1.*its epochs is 1, now it is 2"),
+        (
+            [kf.Stage("hint", 0), KD],
+            "stage_2.*its earlier stages at position 0 is hint for 1 epochs, now it is "
+            "hint for 0 epochs",
+        ),
+        ([kf.Stage("hint", 1, optimizer="sgd"), KD], "stage_1.*its optimizer is Adam"),
+    ],
+)
+def test_the_checkpoint_of_other_stages_is_refused(tmp_path, stages, named):
+    train_stages(distiller(), [HINT, KD], checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=named):
+        train_stages(distiller(), stages, checkpoint_dir=tmp_path)
+
+
+def test_a_stage_more_goes_on_from_a_finished_run(tmp_path):
+    note = Interrupt()
+    train_stages(distiller(), [HINT, KD], checkpoint_dir=tmp_path)
+    options = {"callbacks": [note], "checkpoint_dir": tmp_path}
+    history = train_stages(distiller(), [HINT, KD, JOINT], **options)
+    assert note.stages == ["joint"]
+    assert [len(logs.epoch) for _, logs in history.stages] == [1, 1, 1]
+    assert history.kd.epoch == [0, 1]
+
+
+def test_stages_come_in_any_order_and_number():
+    note = Note()
+    model = distiller()
+    history = train_stages(model, [KD, HINT, JOINT, HINT], callbacks=[note])
+    assert note.stages == ["kd", "hint", "joint", "hint"]
+    assert [len(logs.epoch) for _, logs in history.stages] == [1, 1, 1, 1]
+    hint, kd = history
+    assert (hint.epoch, kd.epoch) == ([0, 1], [0, 1])
+    alone = distiller(hints=None)
+    history = train_stages(alone, [KD])
+    assert history.hint.epoch == [] and history.kd is history.stages[0][1]
+
+
+def test_the_usual_stages_are_those_of_a_list():
+    usual, listed = distiller(), distiller()
+    one = train(usual, 2, 3, validation_data=VALIDATION, monitor="val_accuracy")
+    stages = [kf.Stage("hint", 2), kf.Stage("kd", 3)]
+    other = train_stages(
+        listed, stages, validation_data=VALIDATION, monitor="val_accuracy"
+    )
+    assert [stage for stage, _ in one.stages] == stages
+    assert_same_outcome(outcome(usual, one), outcome(listed, other))
+
+
+def test_a_stage_ends_on_the_best_by_its_own_monitor():
+    model = distiller(still())
+    kd = {"callbacks": [Redraw()], "monitor": "val_accuracy", "mode": "min"}
+    stages = [HINT, kf.Stage("kd", 5, **kd)]
+    options = {"validation_data": VALIDATION, "batch_size": 8}
+    history = train_stages(model, stages, **options)
+    best = int(np.argmin(history.kd.history["val_accuracy"]))
+    assert best != 4
+    assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
+
+
+DEPRECATED = {
+    "in_turn": (True, [kf.Stage("hint", 2, hints=[0]), kf.Stage("hint", 2, hints=[1])]),
+    "hint_optimizer": ("sgd", [kf.Stage("hint", 2, optimizer="sgd")]),
+    "kd_optimizer": ("sgd", [HINT, kf.Stage("kd", 1, optimizer="sgd")]),
+    "hint_patience": (0, [kf.Stage("hint", 2, patience=0)]),
+    "kd_patience": (0, [HINT, kf.Stage("kd", 2, patience=0)]),
+    "learning_rate_factor": (0.5, [HINT, kf.Stage("kd", 1, learning_rate_factor=0.5)]),
+}
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_an_argument_of_earlier_versions_works_and_tells_of_its_stage(name):
+    value, stages = DEPRECATED[name]
+    hint = next(stage.epochs for stage in stages if stage.kind == "hint")
+    kd = sum(stage.epochs for stage in stages if stage.kind == "kd")
+    options = {"validation_data": VALIDATION}
+    old, new = distiller(), distiller()
+    with pytest.warns(DeprecationWarning, match=rf"`{name}` .* kf\.Stage\(") as caught:
+        one = train(old, hint, kd, **{name: value}, **options)
+    # The warning points at the call of `fit_stagewise`, in `train`.
+    assert [warning.filename for warning in caught] == [__file__]
+    stages = stages if kd else [*stages, kf.Stage("kd", 0)]
+    other = train_stages(new, stages, **options)
+    assert_same_outcome(outcome(old, one), outcome(new, other))
+
+
+@pytest.mark.parametrize("kind", ["hint", "kd"])
+def test_callbacks_of_earlier_versions_are_for_one_stage_alone(kind):
+    note = Note()
+    with pytest.warns(DeprecationWarning, match=f"`{kind}_callbacks`"):
+        train(distiller(), 1, 1, **{f"{kind}_callbacks": [note]})
+    assert note.stages == [kind]
 
 
 def test_dropout_goes_on_bit_for_bit(tmp_path):
@@ -565,11 +732,15 @@ def test_another_schedule_is_refused_naming_the_epoch(tmp_path):
         train(distiller(), 1, 3, checkpoint_dir=tmp_path)
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 2}, {"learning_rate_factor": 0.5}])
-def test_other_settings_are_refused(finished, other):
-    (name,) = other
-    with pytest.raises(ValueError, match=f"its {name} is"):
-        train(distiller(), 1, 1, checkpoint_dir=finished, **other)
+def test_another_size_of_batch_is_refused(finished):
+    with pytest.raises(ValueError, match="its batch_size is"):
+        train(distiller(), 1, 1, checkpoint_dir=finished, batch_size=2)
+
+
+def test_another_factor_is_refused(finished):
+    model = distiller(learning_rate_factor=0.5)
+    with pytest.raises(ValueError, match="its learning_rate_factor is"):
+        train(model, 1, 1, checkpoint_dir=finished)
 
 
 class Remember(keras.callbacks.Callback):
@@ -610,13 +781,12 @@ def test_callbacks_go_on_with_what_they_knew(tmp_path, case):
                 "checkpoint_dir": directory,
                 "validation_data": VALIDATION,
                 "callbacks": [stop or Interrupt(), remember],
-                "kd_callbacks": [plateau],
             }
+            stages = [kf.Stage("hint", 3), kf.Stage("kd", 4, callbacks=[plateau])]
             if stop:
                 with pytest.raises(KeyboardInterrupt):
-                    train(model, 3, 4, **options)
-        history = train(model, 3, 4, **options) if interrupt is None else None
-        history = history or train(model, 3, 4, **options)
+                    train_stages(model, stages, **options)
+        history = train_stages(model, stages, **options)
         outcomes.append((outcome(model, history), known(remember)))
     assert_same_outcome(outcomes[0][0], outcomes[1][0])
     assert outcomes[0][1] == outcomes[1][1]
@@ -626,14 +796,13 @@ def test_callbacks_go_on_with_what_they_knew(tmp_path, case):
 
 def test_a_stage_stopped_early_and_killed_at_its_end_trains_no_epoch_more(tmp_path):
     """Its patience ran out; the kill came before that was written as its end."""
-    options = {"hint_patience": 0, "hint_callbacks": [Disturb()]}
+    stages = [kf.Stage("hint", 4, patience=0), kf.Stage("kd", 1)]
 
     def stopped(interrupt, directory):
         settings = {"validation_data": VALIDATION, "checkpoint_dir": directory}
         model = distiller()
-        return model, train(
-            *(model, 4, 1), callbacks=[interrupt], **settings, **options
-        )
+        callbacks = [interrupt, Disturb()]
+        return model, train_stages(model, stages, callbacks=callbacks, **settings)
 
     whole = outcome(*stopped(Interrupt(), tmp_path / "whole"))
     assert len(whole[1][1]) == 2

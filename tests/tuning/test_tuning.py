@@ -254,8 +254,11 @@ def test_stage_2_is_that_of_fit_stagewise(tmp_path):
     distiller = kf.Distiller(model.teacher, plain, ("high", "low"), **numbers)
     distiller.compile(keras.optimizers.SGD(0.02), searching.LOSS, metrics=["accuracy"])
     expected = kf.fit_stagewise(
-        *(distiller, *data, 2, 3),
-        hint_optimizer=keras.optimizers.SGD(0.01),
+        *(distiller, *data),
+        stages=[
+            kf.Stage("hint", 2, optimizer=keras.optimizers.SGD(0.01)),
+            kf.Stage("kd", 3),
+        ],
         callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs=3)],
         **options,
     )
@@ -380,7 +383,7 @@ def shuffled():
             {},
             {"objective": keras_tuner.Objective("val_auc", "max")},
             {},
-            "does not log what monitor='val_auc' asks for",
+            "does not log monitor='val_auc'",
         ),
         ({}, {}, {"validation_data": None}, "measured on validation data"),
         ({}, {"optimizer": "adam"}, {}, "Pass them to FitNetHyperModel"),
