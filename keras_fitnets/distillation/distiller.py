@@ -1,7 +1,7 @@
 """`Distiller`: a `keras.Model` whose training step is that of FitNets.
 
 The step itself is short. `train_step` takes the teacher's outputs, runs the student
-once (`Objective.student`), evaluates the terms of the stage's loss
+once (`Objective.run_student`), evaluates the terms of the stage's loss
 (`Distiller._evaluate`, where λ and `hint_weight` multiply them), and applies the
 gradients. The terms are in `objective.py`; what several replicas, or an empty one,
 have to add up is in `keras_fitnets.distribution.replicas`.
@@ -398,18 +398,18 @@ class Distiller(FitsOnWorkers):
     # ── Entry points: fit, evaluate and predict ───────────────────────────────────
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         with self._hash_teacher_once():
-            check_data(self, **given, training=True)
-            x = given.get("x")
+            check_data(self, **arguments, training=True)
+            x = arguments.get("x")
             if isinstance(x, CachedDataset):
                 # Its views and order follow the epoch, also where a run is resumed.
-                callbacks = list_callbacks(given.get("callbacks"))
-                given["callbacks"] = [*callbacks, x.epoch_counter]
+                callbacks = list_callbacks(arguments.get("callbacks"))
+                arguments["callbacks"] = [*callbacks, x.epoch_counter]
             for name in ("x", "validation_data"):
-                if name in given:
-                    given[name] = self._select_columns(given[name])
-            return super().fit(**given)
+                if name in arguments:
+                    arguments[name] = self._select_columns(arguments[name])
+            return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
@@ -548,7 +548,7 @@ class Distiller(FitsOnWorkers):
         # Keras would leave each replica its own moving statistics, and NaN where a
         # replica is empty; this averages the updates by their numbers of samples.
         with replicas.sync_state_updates(self._state(), samples):
-            y_pred, regressed = objective.student(x, self.stage, active, training)
+            y_pred, regressed = objective.run_student(x, self.stage, active, training)
             penalties = objective.penalties(self.stage, active)
         terms, weights = {}, {}
         # The label loss is evaluated last: Keras' own message for a sample weight of

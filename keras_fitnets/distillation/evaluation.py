@@ -164,8 +164,8 @@ class StudentEvaluator:
             },
         }
 
-    def regressed(self, batch: Any) -> list[Any]:
-        """Return the regressed guided layers for a batch of the data."""
+    def predict_hints(self, batch: Any) -> list[Any]:
+        """Return the regressed guided layer of each pair for a batch of the data."""
         return _map_present(np.asarray, self._student(batch)[1])
 
     def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
@@ -184,10 +184,12 @@ class StudentEvaluator:
         What a layer assigns to its variables meanwhile, such as the state of a seed
         generator, is dropped.
         """
-        student = self._distiller.objective.student
+        run_student = self._distiller.objective.run_student
         # Within the scope Keras collects assignments instead of making them.
         with keras.StatelessScope():
-            outputs, regressed = student(x, self._stage, self._active, training=False)
+            outputs, regressed = run_student(
+                x, self._stage, self._active, training=False
+            )
         flat = keras.tree.flatten(outputs)
         logits = {
             i: (output_pair.student.logits(flat[i]), get_mask(flat[i]))

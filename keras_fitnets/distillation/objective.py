@@ -1,6 +1,6 @@
 """The terms of Eq. 2 and Eq. 3: what a training step differentiates.
 
-`Objective.student` runs the student on a batch, with the regressors on its guided
+`Objective.run_student` runs the student on a batch, with the regressors on its guided
 layers. `label_loss`, `kd_loss` and `hint_loss` compare the result with the labels and
 with the `TeacherOutputs`. Each term is a mean over the samples of the global batch;
 `Distiller._evaluate` multiplies the terms by λ and `hint_weight` and adds them up.
@@ -96,7 +96,7 @@ class Objective:
                 )
             ]
 
-    def student(
+    def run_student(
         self, x: Any, stage: str, active: Sequence[int], training: bool
     ) -> tuple[Any, list[Any]]:
         """Run the student once, and the regressors on its guided layers.
@@ -195,7 +195,7 @@ class Objective:
 
         Args:
             teacher_outputs: those of the batch.
-            regressed: the regressed guided layers, as `student` returns them.
+            regressed: the regressed guided layers, as `run_student` returns them.
             active: the positions of their pairs.
             sample_weight: None, or weights as `fit` takes them. Of weights for several
                 outputs or time steps the mean of each sample counts.

@@ -78,7 +78,7 @@ def hint_maps(
     [r2] = evaluator.compute().values()
     first_batch = next(iter(sample))
     hint, mask = evaluator.teacher_outputs[0].hints[pair]
-    [prediction] = evaluator.regressed(first_batch)
+    [prediction] = evaluator.predict_hints(first_batch)
     if mask is not None:
         # Matplotlib leaves NaN blank, and the scale of colours ignores it.
         mask = np.reshape(mask, mask.shape + (1,) * (hint.ndim - mask.ndim))

@@ -395,8 +395,8 @@ def test_the_teacher_is_run_once_and_the_student_once_an_epoch(monkeypatch):
         "compute",
         counted(TeacherOutputProvider.compute, computed, sizes),
     )
-    student = counted(Objective.student, passes, sizes)
-    monkeypatch.setattr(Objective, "student", student)
+    student = counted(Objective.run_student, passes, sizes)
+    monkeypatch.setattr(Objective, "run_student", student)
     model, monitor = distiller("joint"), kf.StudentMonitor(HELD_OUT, batch_size=4)
     fit(model, monitor=monitor, epochs=3)
     assert (computed, passes) == ([4, 4, 3], [4, 4, 3] * 3)
