@@ -269,7 +269,8 @@ def _check_cluster(cluster: Any) -> None:
             f"variable TF_CONFIG lists {len(tasks)}. Set {_TF_CONFIG_EXAMPLE}. On one "
             'machine use strategy("mirrored"), or "none".'
         )
-    # For ever: it waits for tasks of other roles, which never join.
+    # For ever: it waits for a parameter server, which never joins it. And alone: a task
+    # of type "evaluator" starts without the workers.
     others = sorted(cluster.keys() - {"chief", "worker"})
     if others:
         raise ValueError(
@@ -277,7 +278,8 @@ def _check_cluster(cluster: Any) -> None:
             f"has {others}. Leave in only the roles 'worker' and, at most once, "
             "'chief'."
         )
-    # For ever: two tasks take each other's place at one address.
+    # For ever: only one of two tasks can listen at an address, and it waits for the
+    # other.
     twice = sorted({str(task) for task in tasks if tasks.count(task) > 1})
     if twice:
         raise ValueError(

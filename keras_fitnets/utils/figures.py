@@ -43,7 +43,7 @@ def create_figure(width: float, height: float) -> Any:
             "A picture is drawn with Matplotlib, which is not installed. Run "
             "`pip install matplotlib`, or install keras-fitnets[tuner]."
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
     # IPython displays a plain figure only once `pyplot` was imported. Any object that
     # has this method it displays always.
     figure._repr_png_ = functools.partial(_to_png, figure)
