@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+# Images of each digit in the test split, and as many in the validation split.
 HELD_OUT_PER_CLASS = 35
 SEED = 0
 
@@ -13,13 +14,13 @@ SEED = 0
 class Digits(tfds.core.GeneratorBasedBuilder):
     """1,797 handwritten digits of 8x8 pixels, prepared without a download.
 
-    scikit-learn installs these images with itself, so that preparing them
-    touches no network. Its grey levels v in 0..16 are stored as the nearest
-    integer to 255 v / 16, from which they can be had back exactly.
+    Use it through `load("digits")`. scikit-learn contains these images, so that
+    preparing them needs no network. A grey level v in 0..16 is stored as the integer
+    nearest to 255 v / 16, from which v can be recovered exactly.
 
-    The splits are stratified: of each digit, shuffled with a fixed seed, 35
-    images are for `"test"`, 35 for `"validation"` and all others for `"train"`,
-    which makes 350, 350 and 1,097. They are the same on every machine.
+    The splits are stratified: of each digit, shuffled with a fixed seed, 35 images are
+    for `"test"`, 35 for `"validation"` and all others for `"train"`, which makes 350,
+    350 and 1,097. They are the same on every machine.
 
     Reference: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten
     Digits, UCI Machine Learning Repository, 1998.
@@ -57,6 +58,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                 "Install it with `pip install scikit-learn`."
             ) from error
         grey, labels = load_digits(return_X_y=True)
+        # tensorflow-datasets stores images as PNG files, hence the 8 bits.
         images = np.rint(grey * 255 / 16).astype("uint8").reshape(-1, 8, 8, 1)
         return {
             split: self._generate_examples(images, labels, indices)
@@ -71,8 +73,13 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def stratified_split(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Indices of the train, validation and test images; `labels` is (samples,)."""
-    # RandomState, because its stream is the same in every release of NumPy.
+    """Return the indices of the images of each split.
+
+    Args:
+        labels: the class of each image, `(samples,)`.
+    """
+    # `RandomState` is frozen: it gives the same numbers in every release of NumPy,
+    # which `default_rng` does not promise.
     order = np.random.RandomState(SEED).permutation(len(labels))
     by_class = [order[labels[order] == label] for label in np.unique(labels)]
     first, second = HELD_OUT_PER_CLASS, 2 * HELD_OUT_PER_CLASS

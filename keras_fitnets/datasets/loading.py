@@ -1,4 +1,4 @@
-"""From a dataset's name to a pipeline of images and labels."""
+"""Load a dataset by its name, as a pipeline of images and labels."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_fitnets.utils.checks import check_integer
 
-# In the words of tensorflow-datasets; the test images are used once.
+# Training, validation and test split, in the syntax of tensorflow-datasets.
 _SPLITS = {
     "digits": ("train", "validation", "test"),
     "mnist": ("train[:50000]", "train[50000:]", "test"),
@@ -25,7 +25,7 @@ _SPLITS = {
 
 
 def splits(name: str) -> dict[str, str]:
-    """The training, validation and test split of a dataset, as the paper divides it.
+    """Return the training, validation and test split of a dataset, as in the paper.
 
     Romero et al., "FitNets" (arXiv 1412.6550): 40,000 of CIFAR's training images and
     50,000 of MNIST's are trained on, the others validate; of SVHN 6,000 validate, of
@@ -68,16 +68,16 @@ def load(
     drop_remainder: bool = False,
     input_context: Any = None,
 ) -> tf.data.Dataset:
-    """Reads an image classification dataset through tensorflow-datasets.
+    """Load an image classification dataset through tensorflow-datasets.
 
     `"digits"` needs no download: its 1,797 images come with scikit-learn and
-    are prepared on first use, split into `"train"` (1,097), `"validation"` (350)
+    are prepared on first use and split into `"train"` (1,097), `"validation"` (350)
     and `"test"` (350). Any other name is a dataset of tensorflow-datasets, which
     must be in `data_dir` already unless `download=True`.
 
     Args:
       name: the dataset, such as `"digits"`, `"cifar10"` or `"mnist"`.
-      split: which part of it, in the words of tensorflow-datasets: `"test"`, or
+      split: the part to read, in the syntax of tensorflow-datasets: `"test"`, or
         `"train[:90%]"` for the first nine tenths of the training images.
       batch_size: samples in a batch; None gives single samples.
       shuffle: whether each pass has a new order. None: only in a training
@@ -117,20 +117,24 @@ def load(
     (TensorShape([128, 8, 8, 1]), TensorShape([128]))
     """
     _check_arguments(name, split, batch_size, shuffle, flip, drop_remainder)
-    builder = _prepared_builder(name, data_dir, download)
-    samples = _count(builder, split)
+    builder = _prepare_builder(name, data_dir, download)
+    num_samples = _count_samples(builder, split)
     dataset = builder.as_dataset(split=split, as_supervised=True)
     if input_context is not None:
+        # Before shuffling: workers shuffle differently, and would then read some
+        # samples twice and others not at all.
         dataset = dataset.shard(
             input_context.num_input_pipelines, input_context.input_pipeline_id
         )
     if shuffle or (shuffle is None and split.startswith("train")):
-        dataset = dataset.shuffle(samples, seed=seed)
+        # A buffer of all samples, or the order would stay close to that of the files.
+        dataset = dataset.shuffle(num_samples, seed=seed)
     if flip:
-        draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-        dataset = tf.data.Dataset.zip((dataset, draws)).map(_flip, tf.data.AUTOTUNE)
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+        dataset = tf.data.Dataset.zip((dataset, seeds)).map(_flip, tf.data.AUTOTUNE)
     if batch_size is not None:
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+    # Scale whole batches: one operation on many images is cheaper than many on one.
     return dataset.map(_scale, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -138,10 +142,11 @@ def _scale(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(image, tf.float32) / 255.0, label
 
 
-def _flip(pair: Any, draw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _flip(pair: Any, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     image, label = pair
-    # By a seed of its own for each image, whichever thread maps it.
-    seed = tf.stack([draw, tf.zeros_like(draw)])
+    # Each image has a seed of its own, so that the result does not depend on which
+    # thread maps it. The stateless operation wants a seed of two numbers.
+    seed = tf.stack([number, tf.zeros_like(number)])
     return tf.image.stateless_random_flip_left_right(image, seed), label
 
 
@@ -175,8 +180,8 @@ def _check_arguments(
         raise ValueError("`drop_remainder=True` needs a `batch_size`. Received: None")
 
 
-def _prepared_builder(name: str, data_dir: Any, download: bool) -> Any:
-    builder = _builder(name, data_dir)
+def _prepare_builder(name: str, data_dir: Any, download: bool) -> Any:
+    builder = _create_builder(name, data_dir)
     if not _is_prepared(builder):
         if name == "digits":
             _prepare_digits(builder)
@@ -188,7 +193,8 @@ def _prepared_builder(name: str, data_dir: Any, download: bool) -> Any:
                 "`download=True` to fetch and prepare it there, or `data_dir`, "
                 "the folder of tensorflow-datasets that has it."
             )
-        builder = _builder(name, data_dir)
+        # A builder reads what is on the disk when it is created.
+        builder = _create_builder(name, data_dir)
     keys, features = builder.info.supervised_keys, builder.info.features
     if keys != ("image", "label") or features["image"].tf_dtype != tf.uint8:
         raise ValueError(
@@ -199,7 +205,7 @@ def _prepared_builder(name: str, data_dir: Any, download: bool) -> Any:
     return builder
 
 
-def _builder(name: str, data_dir: Any) -> Any:
+def _create_builder(name: str, data_dir: Any) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -223,6 +229,7 @@ def _builder(name: str, data_dir: Any) -> Any:
 
 
 def _prepare_digits(builder: Any) -> None:
+    """Prepare the digits without the progress bars, which take longer than the work."""
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
@@ -230,17 +237,18 @@ def _prepare_digits(builder: Any) -> None:
         ):
             builder.download_and_prepare()
     except OSError:
-        # Another process may have put the same data in place meanwhile.
+        # The final renaming fails if another process has prepared the same data
+        # meanwhile, which is as good.
         if not _is_prepared(builder):
             raise
 
 
 def _is_prepared(builder: Any) -> bool:
-    # Not `builder.is_prepared()`, which warns when the answer is no.
+    # `builder.is_prepared()` looks for this file too, but logs a warning without it.
     return (builder.data_path / "dataset_info.json").exists()
 
 
-def _count(builder: Any, split: str) -> int:
+def _count_samples(builder: Any, split: str) -> int:
     try:
         return builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Contrast normalisation and whitening, as layers that ship with the student."""
+"""Contrast normalisation and whitening as layers, to export with the student."""
 
 import math
 from typing import Any
@@ -14,15 +14,17 @@ from keras_fitnets.utils.tensors import upcast_to_float32
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class GlobalContrastNormalization(keras.layers.Layer):
-    """Every image with mean 0 and one contrast.
+    """Gives every image the mean 0 and the same contrast.
 
+    Use it in front of a network for natural images, alone or before `ZCAWhitening`.
     `y = scale * (x - mean(x)) / sqrt(bias + sum((x - mean(x)) ** 2))`, over all pixels
     and channels of an image: Goodfellow et al., "Maxout Networks" (arXiv 1302.4389),
-    after Coates et al. (2011). An image of one grey becomes 0.
+    after Coates et al. (2011). An image of a single grey becomes 0.
 
     Args:
-        scale: the length of every image, as a vector; 55 in the papers' code.
-        bias: keeps the noise of flat images small; in units of a squared pixel.
+        scale: the Euclidean norm of every image; 55 in the papers' code.
+        bias: added to the sum of squares, against the noise of flat images; in units of
+            a squared pixel.
         **kwargs: as for `keras.layers.Layer`.
 
     Raises:
@@ -47,13 +49,15 @@ class GlobalContrastNormalization(keras.layers.Layer):
         precision = np.finfo(keras.backend.standardize_dtype(x.dtype)).eps
         centred = x - ops.mean(x, axes, keepdims=True)
         power = ops.sum(ops.square(centred), axes, keepdims=True)
-        # What rounding leaves of one grey is no contrast, however much it is scaled.
+        # Subtracting the mean leaves rounding errors in an image of a single grey, and
+        # the division would blow them up to full contrast. They are a few units of
+        # rounding of the largest pixel; an image with less than 8 of them is flat.
         rounding = 8 * float(precision) * ops.max(ops.abs(x), axes, keepdims=True)
-        flat = power <= math.prod(x.shape[1:]) * ops.square(rounding)
-        length = ops.sqrt(ops.where(flat, 1.0, power + self.bias))
-        normal = ops.where(flat, 0.0, self.scale * centred / length)
-        # Not to the inputs' type, which may be that of bytes.
-        return ops.cast(normal, self.compute_dtype)
+        is_flat = power <= math.prod(x.shape[1:]) * ops.square(rounding)
+        length = ops.sqrt(ops.where(is_flat, 1.0, power + self.bias))
+        normalized = ops.where(is_flat, 0.0, self.scale * centred / length)
+        # The inputs may be bytes, so that their dtype is not that of the result.
+        return ops.cast(normalized, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -64,12 +68,13 @@ class GlobalContrastNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
 class ZCAWhitening(keras.layers.Layer):
-    """Pixels without correlation, as near to the image as that allows.
+    """Removes the correlation between pixels, changing images as little as possible.
 
+    Use it behind `GlobalContrastNormalization`, as the paper does for CIFAR.
     `y = (x - m) U (S + bias)^(-1/2) U^T`, where `m` is the mean of the training images
     and `U S U^T` their covariance: Krizhevsky, "Learning Multiple Layers of Features
-    from Tiny Images" (2009). `adapt` finds both; until then, what comes out is NaN.
-    They are weights, which are saved and not trained: of 32x32x3 pixels 38 MB.
+    from Tiny Images" (2009). `adapt` computes both; until then the output is NaN.
+    They are weights that are saved but not trained: 38 MB for 32x32x3 pixels.
 
     Args:
         bias: added to each variance, against noise; 0.1 in the papers' code, for images
@@ -101,26 +106,27 @@ class ZCAWhitening(keras.layers.Layer):
                 f"received {tuple(input_shape)}. Resize or crop them first."
             )
         pixels = math.prod(input_shape[1:])
-        options = {"initializer": _unknown, "trainable": False}
+        options = {"initializer": _fill_with_nan, "trainable": False}
         self.mean = self.add_weight((pixels,), name="mean", **options)
         self.matrix = self.add_weight((pixels, pixels), name="matrix", **options)
 
     def adapt(self, data: Any, batch_size: int = 1024) -> None:
-        """Find mean and covariance of training images.
+        """Compute the whitening matrix from training images.
 
         Args:
-            data: an array of images, with the samples first, or a `tf.data.Dataset` of
-                batches, of images or of (image, label).
-            batch_size: of an array.
+            data: an array of images `(samples, ...)`, or a `tf.data.Dataset` of batches
+                of images or of (image, label).
+            batch_size: how many images of an array are read at a time.
 
         Raises:
             ValueError: if there are no images, or they differ in shape, or are not
                 finite.
         """
-        # One pass, in float64: the sums of pixels and of their products.
+        # One pass over the data: the covariance is E[x xᵀ] - E[x] E[x]ᵀ. In float64,
+        # since the difference cancels many digits.
         count, total, products = 0, 0.0, 0.0
         shape: tuple[int, ...] = ()
-        for batch in _batches(data, batch_size):
+        for batch in _iterate_batches(data, batch_size):
             if count and shape != batch.shape[1:]:
                 raise ValueError(
                     f"All images must have one shape; received {shape} and then "
@@ -132,17 +138,20 @@ class ZCAWhitening(keras.layers.Layer):
             total = total + flat.sum(0)
             products = products + flat.T @ flat
         if not count or not np.isfinite(products).all():
-            what = "NaN or infinity" if count else "none"
-            raise ValueError(f"`adapt` needs images of finite pixels; received {what}.")
+            received = "NaN or infinity" if count else "none"
+            raise ValueError(
+                f"`adapt` needs images of finite pixels; received {received}. Pass the "
+                "training images, scaled as the network will see them."
+            )
         mean = np.asarray(total) / count
         covariance = products / count - np.outer(mean, mean)
         variances, axes = np.linalg.eigh(covariance)
-        # Rounding makes some of the smallest negative.
+        # A variance is never negative, but rounding makes some of the smallest so.
         variances = np.maximum(variances, 0.0) + self.bias
         if variances[0] <= 1e-12 * variances[-1]:
             raise ValueError(
                 "Some pixels, or combinations of them, never vary, so that they cannot "
-                f"be whitened with `bias` {self.bias}. Pass a positive one."
+                f"be whitened with `bias` {self.bias}. Pass a positive `bias`."
             )
         if not hasattr(self, "matrix"):
             self.build((None, *shape))
@@ -162,11 +171,12 @@ class ZCAWhitening(keras.layers.Layer):
         return {**super().get_config(), "bias": self.bias}
 
 
-def _unknown(shape: Any, dtype: Any = None) -> Any:
+def _fill_with_nan(shape: Any, dtype: Any = None) -> Any:
+    """Initialise weights so that a layer without `adapt` cannot go unnoticed."""
     return ops.full(shape, float("nan"), dtype)
 
 
-def _batches(data: Any, batch_size: int) -> Any:
+def _iterate_batches(data: Any, batch_size: int) -> Any:
     if not isinstance(data, tf.data.Dataset):
         array = np.asarray(data)
         for start in range(0, len(array), batch_size):
