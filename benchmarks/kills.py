@@ -54,19 +54,24 @@ def train(directory: Path) -> None:
     distiller = kf.Distiller(network(64, 64), network(24, 24, 24, 24), hints="middle")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile("adam", loss, metrics=["accuracy"])
+    kd_callbacks = [
+        kf.LambdaAnnealing(4.0, 1.0, epochs=EPOCHS),
+        kf.TemperatureAnnealing(5.0, 2.0, epochs=EPOCHS),
+        keras.callbacks.ReduceLROnPlateau(
+            "val_label_loss", 0.5, patience=1, mode="min"
+        ),
+    ]
     with _written(marks):
         history = kf.fit_stagewise(
-            *(distiller, x, y, EPOCHS, EPOCHS),
+            distiller,
+            x,
+            y,
+            stages=[
+                kf.Stage("hint", EPOCHS),
+                kf.Stage("kd", EPOCHS, callbacks=kd_callbacks, patience=5),
+            ],
             validation_split=0.2,
             callbacks=[marks],
-            kd_callbacks=[
-                kf.LambdaAnnealing(4.0, 1.0, epochs=EPOCHS),
-                kf.TemperatureAnnealing(5.0, 2.0, epochs=EPOCHS),
-                keras.callbacks.ReduceLROnPlateau(
-                    "val_label_loss", 0.5, patience=1, mode="min"
-                ),
-            ],
-            kd_patience=5,
             checkpoint_dir=directory / "run",
             verbose=0,
         )

@@ -74,11 +74,19 @@ def main(epochs: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.csv"
         history = kf.fit_stagewise(
-            *(distiller, x, y, epochs, epochs),
+            distiller,
+            x,
+            y,
             validation_data=(x, y),
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, epochs), kf.CheckNumerics()],
-            hint_callbacks=[memory["hint"]],
-            kd_callbacks=[memory["kd"], keras.callbacks.CSVLogger(log)],
+            stages=[
+                kf.Stage("hint", epochs, callbacks=memory["hint"]),
+                kf.Stage(
+                    "kd",
+                    epochs,
+                    callbacks=[memory["kd"], keras.callbacks.CSVLogger(log)],
+                ),
+            ],
             checkpoint_dir=Path(folder) / "run",
             verbose=0,
         )

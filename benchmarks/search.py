@@ -48,9 +48,11 @@ class ByHand(keras_tuner.HyperModel):
         return distiller
 
     def fit(self, hp, model, x, y, hint_epochs, epochs, callbacks, **options):
-        return kf.fit_stagewise(
-            *(model, x, y, hint_epochs, epochs), kd_callbacks=callbacks, **options
-        ).kd
+        stages = [
+            kf.Stage("hint", hint_epochs),
+            kf.Stage("kd", epochs, callbacks=callbacks),
+        ]
+        return kf.fit_stagewise(model, x, y, stages=stages, **options).kd
 
 
 def main(trials: int, hint_epochs: int, epochs: int) -> dict:

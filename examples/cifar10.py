@@ -163,20 +163,29 @@ class Job:
             hint_optimizer, optimizer = map(keras.optimizers.RMSprop, rates)
             distiller.compile(optimizer, LOSS, metrics=["accuracy"])
         annealing = kf.LambdaAnnealing(4.0, 1.0, recipe.patience and 500 or kd_epochs)
-        chosen = {}
+        chosen, patience = {}, None
         if part == "train":
             chosen["validation_data"] = self.cached(distiller, "validation")
-            chosen |= {"monitor": "val_accuracy", "kd_patience": recipe.patience}
-            chosen["hint_patience"] = recipe.patience
+            chosen["monitor"], patience = "val_accuracy", recipe.patience
         history = kf.fit_stagewise(
             distiller,
             data,
-            hint_epochs=hint_epochs,
-            kd_epochs=kd_epochs,
-            hint_optimizer=hint_optimizer,
+            stages=[
+                kf.Stage(
+                    "hint",
+                    hint_epochs,
+                    optimizer=hint_optimizer,
+                    callbacks=study.Bar(f"{title}, stage 1", hint_epochs),
+                    patience=patience,
+                ),
+                kf.Stage(
+                    "kd",
+                    kd_epochs,
+                    callbacks=study.Bar(f"{title}, stage 2", kd_epochs),
+                    patience=patience,
+                ),
+            ],
             callbacks=[] if method == "plain" else [annealing],
-            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
-            kd_callbacks=[study.Bar(f"{title}, stage 2", kd_epochs)],
             checkpoint_dir=options.folder / f"{method}_{options.seed}, {part}",
             shuffle=False,
             verbose=0,

@@ -129,13 +129,24 @@ class Run:
         self.compile(distiller, kd_epochs)
         title = f"Seed {self.seed}, {name}"
         history = kf.fit_stagewise(
-            *(distiller, *self.train, hint_epochs, kd_epochs),
+            distiller,
+            *self.train,
             validation_data=self.validation,
             monitor="val_accuracy",
-            hint_optimizer=self.optimizer(hint_epochs),
+            stages=[
+                kf.Stage(
+                    "hint",
+                    hint_epochs,
+                    optimizer=self.optimizer(hint_epochs),
+                    callbacks=study.Bar(f"{title}, stage 1", hint_epochs),
+                ),
+                kf.Stage(
+                    "kd",
+                    kd_epochs,
+                    callbacks=study.Bar(f"{title}, stage 2", kd_epochs),
+                ),
+            ],
             callbacks=[kf.LambdaAnnealing(4.0, 1.0, kd_epochs)],
-            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
-            kd_callbacks=[study.Bar(f"{title}, stage 2", kd_epochs)],
             checkpoint_dir=self.folder / name,
             batch_size=self.options.batch_size,
             verbose=0,

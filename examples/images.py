@@ -146,13 +146,17 @@ class Job:
             return distiller.fit(epochs=epochs, callbacks=callbacks, **options).history
         history = kf.fit_stagewise(
             distiller,
-            hint_epochs=hint_epochs,
-            kd_epochs=left,
-            hint_optimizer=self.optimizer(hint_epochs),
+            stages=[
+                kf.Stage(
+                    "hint",
+                    hint_epochs,
+                    optimizer=self.optimizer(hint_epochs),
+                    callbacks=study.Bar(f"{title}, stage 1", hint_epochs),
+                ),
+                kf.Stage("kd", left, callbacks=study.Bar(f"{title}, stage 2", left)),
+            ],
             monitor="val_accuracy",
             callbacks=[annealing],
-            hint_callbacks=[study.Bar(f"{title}, stage 1", hint_epochs)],
-            kd_callbacks=[study.Bar(f"{title}, stage 2", left)],
             **options,
         )
         return {**history.hint.history, **history.kd.history}
