@@ -30,6 +30,7 @@ from server import preload
 from server import run_afresh
 from server import run_jobs
 from server import run_session
+from server import run_together
 
 HERE = Path(__file__).parent
 CAUGHT = ("killed", "timed out")
@@ -97,16 +98,20 @@ def run_module(module: str, config: dict, arguments: argparse.Namespace) -> None
     slow = [mutant for mutant in todo if mutant not in quick]
     files = config[module]["tests"]
 
-    def run(mutants: list[Mutant], run: Callable, progress: TextIO) -> None:
-        selection = measure_tests(module, files, config, results, run, progress)
+    def run(
+        mutants: list[Mutant], start: Callable, items: Callable, shown: TextIO
+    ) -> None:
+        selection = measure_tests(module, files, config, results, items, shown)
         jobs = [make_job(mutant, selection) for mutant in mutants]
-        outcomes = run_jobs(jobs, run, arguments.jobs)
-        note_outcomes(outcomes, len(jobs), results / "results.jsonl", progress)
+        outcomes = start(jobs, items, arguments.jobs)
+        note_outcomes(outcomes, len(jobs), results / "results.jsonl", shown)
 
     # What a mutant changes in functions alone, most do, is put into their place where
     # the library and the tests are imported; the others are imported one by one.
-    run_session(files, results / "session.log", functools.partial(run, quick))
-    run(slow, run_afresh, sys.stdout)
+    run_session(
+        files, results / "session.log", functools.partial(run, quick, run_together)
+    )
+    run(slow, run_jobs, run_afresh, sys.stdout)
 
 
 def note_outcomes(

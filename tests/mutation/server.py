@@ -20,6 +20,7 @@ import time
 import traceback
 import types
 from collections import Counter
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -153,6 +154,30 @@ def run_jobs(
             process.kill()
 
 
+def run_together(
+    jobs: Iterable[Job], items: "_Items", processes: int = 1, size: int = 25
+) -> Iterator[Outcome]:
+    """Run mutants, so many one after the other in each fork.
+
+    TensorFlow's start takes longer than most tests; so it is shared.
+    """
+    waiting, running = deque(jobs), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                running.append(_Batch(batch, items))
+            for batch in list(running):
+                yield from batch.poll()
+                if batch.is_over:
+                    running.remove(batch)
+                    waiting.extendleft(reversed(batch.left))
+            time.sleep(0.05)
+    finally:
+        for batch in running:
+            batch.process.kill()
+
+
 def run_afresh(job: Job, directory: Path) -> int:
     """Run a job where nothing of the library is imported: its module is the mutant."""
     if job.order == []:
@@ -193,24 +218,50 @@ class _Items:
         _freeze()
 
     def __call__(self, job: Job, directory: Path) -> int:
-        if job.order == []:
-            return int(pytest.ExitCode.NO_TESTS_COLLECTED)
-        if job.module:
-            self._swap(job, directory)
+        """Run a job on the library as it is."""
         return _run_items(self.session, job, directory)
 
-    def _swap(self, job: Job, directory: Path) -> None:
+    def run_mutants(self, jobs: list[Job], directory: Path) -> int:
+        """Run one mutant after the other, and write down each outcome at once."""
+        with open(directory / "outcomes", "w", buffering=1) as file:
+            for number, job in enumerate(jobs):
+                start = time.monotonic()
+                originals = self._swap(job, directory / f"{number}_mutant.py")
+                code = _run_items(self.session, job, directory)
+                for function, original in originals:
+                    function.__code__ = original
+                failed = []
+                if code == pytest.ExitCode.TESTS_FAILED:
+                    failed = json.loads((directory / "report.json").read_text())[
+                        "failed"
+                    ]
+                # What a mutant has left behind may fail the tests of the next: those
+                # that failed must pass again without it. The first had a clean start.
+                again = Job(job.files, failed)
+                is_clean = not failed or not _run_items(self.session, again, directory)
+                if is_clean or not number:
+                    seconds = time.monotonic() - start
+                    file.write(json.dumps([number, code, seconds, failed]) + "\n")
+                if not is_clean:
+                    break
+        return 0
+
+    def _swap(self, job: Job, mutant: Path) -> list[tuple]:
         """Give each function of the module the code that it has in the mutant."""
         path = ROOT / job.module
         old = _functions(compile(path.read_text(), str(path), "exec"))
-        mutant = directory / path.name
         mutant.write_text(job.source)
         # From a file, for AutoGraph reads the source of functions from there.
         new = _functions(compile(job.source, str(mutant), "exec"))
         places = {code: place for place, code in old.items()}
-        for function in self.live:
-            if function.__code__.co_filename == str(path):
-                function.__code__ = new[places[function.__code__]]
+        originals = [
+            (function, function.__code__)
+            for function in self.live
+            if function.__code__.co_filename == str(path)
+        ]
+        for function, code in originals:
+            function.__code__ = new[places[code]]
+        return originals
 
 
 def _functions(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
@@ -301,6 +352,7 @@ def _run_items(session: pytest.Session, job: Job, directory: Path) -> int:
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if job.stop and notes.failed:
                 break
+        session.config.pluginmanager.unregister(notes)
     reach = {}
     for path in job.cover:
         lines = coverage.get_data().contexts_by_lineno(path)
@@ -391,6 +443,43 @@ class _Process:
         # With all that the tests have started.
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+
+class _Batch:
+    def __init__(self, jobs: list[Job], items: _Items):
+        self.left, self.taken, self.is_over = jobs, 0, False
+        whole = Job([], timeout=float("inf"))
+        self.process = _Process(whole, lambda _, path: items.run_mutants(jobs, path))
+        self.outcomes = Path(self.process.directory.name) / "outcomes"
+        self.last = time.monotonic()
+
+    def poll(self) -> list[Outcome]:
+        pid, status = os.waitpid(self.process.pid, os.WNOHANG)
+        text = self.outcomes.read_text() if self.outcomes.exists() else ""
+        lines = text.split("\n")[:-1]
+        found = []
+        for line in lines[self.taken :]:
+            _, code, seconds, failed = json.loads(line)
+            found.append(self._take(code, seconds, failed))
+        self.taken = len(lines)
+        seconds = time.monotonic() - self.last
+        if pid:
+            self.is_over = True
+            if status and self.left:
+                code = os.waitstatus_to_exitcode(status)
+                found.append(self._take(code, seconds, []))
+        elif self.left and seconds > self.left[0].timeout:
+            self.process.kill()
+            self.is_over = True
+            found.append(self._take(None, seconds, []))
+        if self.is_over:
+            self.process.directory.cleanup()
+        return found
+
+    def _take(self, code: int | None, seconds: float, failed: list[str]) -> Outcome:
+        job, self.left = self.left[0], self.left[1:]
+        self.last = time.monotonic()
+        return Outcome(job, code, seconds, failed, {}, {}, "")
 
 
 def _fork() -> int:
