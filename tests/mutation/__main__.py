@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("modules", nargs="*", help="parts of paths; all by default")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--limit", type=int, help="mutants to run of a module; all")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "mutation")
     parser.add_argument(
         "--survivors", action="store_true", help="try again those that survived"
@@ -92,7 +93,7 @@ def run_module(module: str, config: dict, arguments: argparse.Namespace) -> None
     if not todo:
         return
     # In no order, so that the outcomes of a run that was stopped are a fair sample.
-    todo.sort(key=lambda mutant: mutant.key)
+    todo = sorted(todo, key=lambda mutant: mutant.key)[: arguments.limit]
     print(f"{module}: {len(todo)} of {len(mutants)} mutants to run", flush=True)
     quick = [mutant for mutant in todo if can_swap(module, mutant.source)]
     slow = [mutant for mutant in todo if mutant not in quick]
