@@ -1,6 +1,12 @@
-"""For those who live in a shell: reports and exports of saved models."""
+"""Command line: report and export.
 
+Data flow from the options through `_load_data` into `report.compare` or
+`export_student`; what those return is printed, and their errors become one line.
+"""
+
+import contextlib
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +15,14 @@ import click
 import numpy as np
 
 from keras_fitnets import datasets
+from keras_fitnets.export import Exported
 from keras_fitnets.export import export_student
 from keras_fitnets.export.converters import QUANTIZATIONS
 from keras_fitnets.report import Report
 from keras_fitnets.report import compare
 from keras_fitnets.version import __version__
 
+# What `--format` prints a report with.
 _FORMATS: dict[str, Callable[[Report], str]] = {
     "text": str,
     "markdown": Report.to_markdown,
@@ -22,8 +30,8 @@ _FORMATS: dict[str, Callable[[Report], str]] = {
 }
 
 
-def _data_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The two ways to name data, and how far they go."""
+def _add_data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name data, from a file or from a data set."""
     options = (
         click.option(
             "--data", metavar="FILE", help="A .npz with `x`, and `y` if known."
@@ -36,6 +44,7 @@ def _data_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--data-dir", help="Where tensorflow-datasets has --dataset."),
     )
+    # Decorators apply from the bottom up: reversed, the help lists them in this order.
     for option in reversed(options):
         command = option(command)
     return command
@@ -44,14 +53,16 @@ def _data_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group()
 @click.version_option(__version__, package_name="keras-fitnets")
 def main() -> None:
-    """Thin, deep, fast Keras networks: look at them, and ship them."""
+    """Thin, deep, fast Keras networks: compare them, and export them."""
 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True)
-@_data_options
+@_add_data_options
 @click.option("--batch-size", default=128, show_default=True, help="Of the throughput.")
-@click.option("--repeats", default=20, show_default=True, help="Of each time; or 0.")
+@click.option(
+    "--repeats", default=20, show_default=True, help="Of each time; 0 for no times."
+)
 @click.option("--format", "form", type=click.Choice([*_FORMATS]), default="text")
 @click.option("--plot", metavar="FILE", help="Also draw accuracy over multiplications.")
 def report(
@@ -65,30 +76,29 @@ def report(
     form: str,
     plot: str | None,
 ) -> None:
-    """Put MODELS side by side, the first of them as what the others are measured by.
+    """Compare MODELS side by side; ratios are to the first one.
 
     Each is a .keras, .tflite or .onnx file, or the directory of a SavedModel.
     """
-
-    def work() -> None:
-        found = compare(
-            _named(models),
-            _data(data, dataset, split, data_dir),
+    with _print_errors():
+        # No progress bar: the report is to be read by other programs as well.
+        result = compare(
+            _name_models(models),
+            _load_data(data, dataset, split, data_dir),
             batch_size=batch_size,
             repeats=repeats,
             verbose=0,
         )
-        click.echo(_FORMATS[form](found))
+        click.echo(_FORMATS[form](result))
         if plot is not None:
-            found.plot(plot)
-
-    _told(work)
+            result.plot(plot)
 
 
 @main.command()
 @click.argument("source")
 @click.argument("path")
-@_data_options
+@_add_data_options
+# Without the option nothing is quantised, which the library calls None.
 @click.option("--quantize", type=click.Choice([q for q in QUANTIZATIONS if q]))
 @click.option("--activation", type=click.Choice(["softmax", "sigmoid"]))
 @click.option("--int8-io", is_flag=True, help="Take and give integers (LiteRT, int8).")
@@ -107,84 +117,97 @@ def export(
 ) -> None:
     """Write SOURCE, a .keras file, to PATH, and compare the two.
 
-    PATH ends in .tflite or .onnx, or becomes the directory of a SavedModel. Of the file
-    of a Distiller the student is written. Quantising to int8 finds the ranges of the
-    activations by --data or --dataset.
+    PATH ends in .tflite or .onnx, or becomes the directory of a SavedModel. If SOURCE
+    is the file of a Distiller, its student is written. Quantising to int8 finds the
+    ranges of the activations from --data or --dataset.
     """
-
-    def work() -> None:
-        given = _data(data, dataset, split, data_dir)
-        if quantize == "int8" and given is None:
+    with _print_errors():
+        # Ask for data here, in the words of the command: the library's error speaks of
+        # `representative_data`, which is no option.
+        arrays = _load_data(data, dataset, split, data_dir)
+        if quantize == "int8" and arrays is None:
             raise click.UsageError(
-                "--quantize int8 finds the ranges of the activations by data. Name "
-                "some hundred samples as the student sees them: --data or --dataset."
+                "--quantize int8 finds the ranges of the activations from data. Name "
+                "some hundred samples, as the student will see them: --data or "
+                "--dataset."
             )
-        found = export_student(
+        exported = export_student(
             source,
             path,
             quantize=quantize,
-            representative_data=given if quantize == "int8" else None,
-            data=given,
+            representative_data=arrays if quantize == "int8" else None,
+            data=arrays,
             tolerance=tolerance,
             activation=activation,
             int8_io=int8_io,
         )
-        told = f"{found.path}: {found.bytes:,} bytes; off by at most "
-        told += f"{found.largest_difference:.2g} of the largest output"
-        for name, share in (
-            ("chosen alike", found.agreement),
-            ("accuracy", found.accuracy),
-        ):
-            told += "" if share is None else f"; {name} {100 * share:.2f} %"
-        click.echo(told)
-
-    _told(work)
+        click.echo(_describe(exported))
 
 
-def _told(work: Callable[[], None]) -> None:
-    """Errors as sentences, with exit code 1."""
+def _describe(exported: Exported) -> str:
+    """Return one line on an exported file, without what was not measured."""
+    line = f"{exported.path}: {exported.bytes:,} bytes; off by at most "
+    line += f"{exported.largest_difference:.2g} of the largest output"
+    if exported.agreement is not None:
+        line += f"; predicted alike {100 * exported.agreement:.2f} %"
+    if exported.accuracy is not None:
+        line += f"; accuracy {100 * exported.accuracy:.2f} %"
+    return line
+
+
+@contextlib.contextmanager
+def _print_errors() -> Iterator[None]:
+    """Print the library's errors as a line, with exit code 1, and no traceback."""
     try:
-        work()
+        yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _named(models: Sequence[str]) -> dict[str, str]:
-    """By the names of their files, or their paths where two have one name."""
+def _name_models(models: Sequence[str]) -> dict[str, str]:
+    """Name models by their files, or by their paths if two files have one name."""
+    # The names are printed in the table, where a path would be wide.
     names = [Path(model).name for model in models]
     if len(set(names)) < len(names):
         names = list(models)
     if len(set(names)) < len(names):
-        raise ValueError(f"One model is named twice: {', '.join(models)}.")
+        raise ValueError(
+            f"A model is named twice: {', '.join(models)}. Name each one once."
+        )
     return dict(zip(names, models, strict=True))
 
 
-def _data(
+def _load_data(
     data: str | None, dataset: str | None, split: str, data_dir: str | None
 ) -> Any:
+    """Return `(x, y)`, `x`, a dataset, or None, as the options name them."""
     if data is not None and dataset is not None:
         raise click.UsageError("Name the data once: --data or --dataset.")
+    # In the order of the files, so that the command gives the same result every time.
     if dataset is not None:
-        return datasets.load(dataset, split, 1000, False, data_dir=data_dir)
+        return datasets.load(
+            dataset, split, batch_size=1000, shuffle=False, data_dir=data_dir
+        )
     if data is None:
         return None
     if Path(data).suffix != ".npz":
         raise ValueError(
-            f"--data must be a .npz file with an array `x`, and `y`; received '{data}'."
-            " numpy.savez writes one."
+            f"--data must be a .npz file with an array `x`, and `y` if known; received "
+            f"'{data}'. `numpy.savez(path, x=x, y=y)` writes one."
         )
+    # A file from a stranger could run code if pickles were allowed. A damaged one can
+    # raise errors of many classes.
     try:
         with (
             Path(data).open("rb") as stream,
             np.load(stream, allow_pickle=False) as file,
         ):
             arrays = dict(file)
-    # A damaged file may be told of by an error of any class.
     except Exception as error:
         raise ValueError(f"'{data}' cannot be read: {error}") from error
     if "x" not in arrays:
         raise ValueError(
-            f"'{data}' has no array `x` but {sorted(arrays)}. Name the inputs `x` and "
-            "the labels `y`: `numpy.savez(path, x=x, y=y)`."
+            f"'{data}' has no array `x`, only {sorted(arrays)}. Name the inputs `x` "
+            "and the labels `y`: `numpy.savez(path, x=x, y=y)`."
         )
     return (arrays["x"], arrays["y"]) if "y" in arrays else arrays["x"]

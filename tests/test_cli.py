@@ -58,7 +58,7 @@ def test_report_and_export_are_those_of_the_library(folder):
     told = call("export", "student.keras", "student.tflite", *arguments)[0]
     size = (folder / "student.tflite").stat().st_size
     assert told.startswith(f"student.tflite: {size:,} bytes; off by at most 0.0")
-    assert "; chosen alike " in told and "; accuracy " in told
+    assert "; predicted alike " in told and "; accuracy " in told
     shown = call("report", *models, "student.tflite", "--repeats", "0")[0]
     assert shown.splitlines()[3].split()[:3] == ["student.tflite", "–", "–"]
 
@@ -96,11 +96,11 @@ def test_what_the_page_types_runs(tmp_path, monkeypatch):
     [
         (["report"], 2, "Missing argument 'MODELS...'"),
         (["report", "no.keras"], 1, "Error: There is no 'no.keras' in "),
-        (["report", "student.keras", "student.keras"], 1, "One model is named twice"),
+        (["report", "student.keras", "student.keras"], 1, "A model is named twice"),
         (["report", "data.npz"], 1, "ends in none of .keras, .tflite, .onnx"),
         (["report", "student.keras", "--data", "a.csv"], 1, "must be a .npz file"),
         (["report", "student.keras", "--data", "no.npz"], 1, "No such file"),
-        (["report", "student.keras", "--data", "y.npz"], 1, "no array `x` but ['y']"),
+        (["report", "student.keras", "--data", "y.npz"], 1, "no array `x`, only ['y']"),
         (["report", "student.keras", "--data", "cut.npz"], 1, "'cut.npz' cannot be re"),
         (["report", "cut.keras"], 1, "Error: 'cut.keras' cannot be read: "),
         (["report", "cut.onnx"], 1, "Error: 'cut.onnx' cannot be read: "),
@@ -113,14 +113,14 @@ def test_what_the_page_types_runs(tmp_path, monkeypatch):
             "Name the data once: --data or --dataset.",
         ),
         (["export", "student.keras"], 2, "Missing argument 'PATH'"),
-        (["export", "a.keras", "b.onnx"], 1, "'a.keras' is no `.keras` file that"),
+        (["export", "a.keras", "b.onnx"], 1, "'a.keras' is no `.keras` file in"),
         (["export", "cut.keras", "b.onnx"], 1, "Error: 'cut.keras' cannot be read: "),
         (["export", "student.keras", "data.npz/a"], 1, "written into 'data.npz'"),
         (["export", "student.keras", "a", "--quantize", "int4"], 2, "is not one of"),
         (
             ["export", "student.keras", "a.tflite", "--quantize", "int8"],
             2,
-            "--quantize int8 finds the ranges of the activations by data",
+            "--quantize int8 finds the ranges of the activations from data",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writing a network as SavedModel, LiteRT or ONNX, quantised if that is asked for."""
+"""Write a network as SavedModel, LiteRT or ONNX, quantised if wanted."""
 
 import contextlib
 import tempfile
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,156 +15,166 @@ import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.multiplications import unrolled
-from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.runtimes.arrays import by_input_name
+from keras_fitnets.runtimes.arrays import num_samples
+from keras_fitnets.runtimes.arrays import take
 from keras_fitnets.utils.errors import import_optional
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
 
-def create_signature(network: keras.Model) -> list[Any]:
-    """What the exported network takes: its inputs, of any number of samples."""
+class Conversion(NamedTuple):
+    """What to write, and how.
 
-    def spec(tensor: Any) -> keras.InputSpec:
-        return keras.InputSpec(
-            tensor.dtype, (None, *tensor.shape[1:]), name=tensor.name
-        )
-
-    return [keras.tree.map_structure(spec, graph.get_inputs(network))]
-
-
-def write(
-    network: keras.Model,
-    path: Path,
-    quantize: str | None,
-    representative_data: Any,
-    int8_io: bool,
-) -> None:
-    """Write a network in the format that the path's ending names.
-
-    Args:
+    Attributes:
         network: the network, Functional.
         path: `….tflite`, `….onnx`, or else a directory for a SavedModel.
         quantize: one of `QUANTIZATIONS`.
-        representative_data: inputs, for `"int8"`.
-        int8_io: whether a LiteRT file takes and gives integers as well.
+        representative_data: inputs for `"int8"`, in the network's structure, or None.
+        has_int8_io: whether a LiteRT file takes and gives integers as well.
     """
-    signature = create_signature(network)
-    writers: dict[str, Callable[..., None]] = {".tflite": _litert, ".onnx": _onnx}
-    writer = writers.get(path.suffix, _saved_model)
-    writer(network, path, signature, quantize, representative_data, int8_io)
+
+    network: keras.Model
+    path: Path
+    quantize: str | None = None
+    representative_data: Any = None
+    has_int8_io: bool = False
+
+    def write(self) -> None:
+        """Write the network in the format that the ending of the path names."""
+        writers: dict[str, Callable[[Conversion], None]] = {
+            ".tflite": _write_litert,
+            ".onnx": _write_onnx,
+        }
+        writers.get(self.path.suffix, _write_saved_model)(self)
+
+    def export(self, path: Path, **options: Any) -> None:
+        """Write the network to `path` with Keras' own `export`."""
+        # Keras would fix the batch size of an input that has one; a file should run any
+        # number of samples.
+        signature = keras.tree.map_structure(
+            lambda tensor: keras.InputSpec(
+                tensor.dtype, (None, *tensor.shape[1:]), name=tensor.name
+            ),
+            graph.get_inputs(self.network),
+        )
+        self.network.export(path, verbose=False, input_signature=[signature], **options)
+
+    def iterate_samples(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yield each sample of the representative data as a batch, by input name."""
+        x = by_input_name(self.representative_data, self.network)
+        for i in range(num_samples(x)):
+            yield take(x, slice(i, i + 1))
 
 
-def _saved_model(
-    network: keras.Model, path: Path, signature: list[Any], *rest: Any
-) -> None:
-    network.export(path, verbose=False, input_signature=signature)
+def _write_saved_model(conversion: Conversion) -> None:
+    conversion.export(conversion.path)
 
 
-def _litert(
-    network: keras.Model,
-    path: Path,
-    signature: list[Any],
-    quantize: str | None,
-    representative_data: Any,
-    int8_io: bool,
-) -> None:
+def _write_litert(conversion: Conversion) -> None:
     lite = tf.lite
     with (
         tempfile.TemporaryDirectory() as directory,
         warnings.catch_warnings(),
-        # LiteRT has no list of tensors, in which a loop collects its steps.
-        unrolled(network),
+        # A recurrent layer collects the outputs of its loop in a list of tensors, which
+        # LiteRT has no operation for; see
+        # https://github.com/tensorflow/tensorflow/issues/58668. Unrolled, it has none.
+        unrolled(conversion.network),
     ):
-        # The converter finds ranges by an interpreter that TensorFlow gives up.
+        # The converter itself calibrates with an interpreter that TensorFlow has moved
+        # to another package; see https://github.com/google-ai-edge/LiteRT/issues/4049.
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is depr")
-        _saved_model(network, Path(directory), signature)
+        conversion.export(Path(directory))
         converter = lite.TFLiteConverter.from_saved_model(directory)
-        if quantize is not None:
+        if conversion.quantize is not None:
             converter.optimizations = [lite.Optimize.DEFAULT]
-        if quantize == "float16":
+        if conversion.quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if quantize == "int8":
-            # Nothing falls back on floats: what has no integer form is an error.
+        if conversion.quantize == "int8":
+            # Allow integer operations only. By default the converter would leave in
+            # floats what it has no integer form for, and a microcontroller could not
+            # run the file; this way it is an error.
             converter.target_spec.supported_ops = [lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = lambda: _one_by_one(
-                network, representative_data
-            )
-        if int8_io:
+            converter.representative_dataset = conversion.iterate_samples
+        if conversion.has_int8_io:
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
-        path.write_bytes(converter.convert())
+        conversion.path.write_bytes(converter.convert())
 
 
-def _onnx(
-    network: keras.Model,
-    path: Path,
-    signature: list[Any],
-    quantize: str | None,
-    representative_data: Any,
-    int8_io: bool,
-) -> None:
+def _write_onnx(conversion: Conversion) -> None:
     import_optional("tf2onnx", "tf2onnx", "Writing ONNX")
     with (
         tempfile.TemporaryDirectory() as directory,
         warnings.catch_warnings(),
-        _as_constants(network),
+        _convert_tensors_to_arrays(conversion.network),
     ):
-        # Keras looks for a name that NumPy gives up.
+        # Keras looks for `np.object`, for the sake of older versions of tf2onnx, and
+        # NumPy warns of the name; see https://github.com/keras-team/keras/pull/23095.
         warnings.filterwarnings("ignore", r"In the future `np.object`", FutureWarning)
-        plain, ready = (Path(directory) / name for name in ("plain.onnx", "ready.onnx"))
-        target = path if quantize is None else plain
-        network.export(target, format="onnx", verbose=False, input_signature=signature)
-        if quantize is None:
-            return
-        if quantize == "float16":
-            onnx = import_optional("onnx", "onnx", "Writing ONNX")
-            half = import_optional(
-                "onnxruntime.transformers.float16", "onnxruntime", "float16"
-            )
-            model = half.convert_float_to_float16(onnx.load(plain), keep_io_types=True)
-            onnx.save(model, path)
-            return
-        tools = import_optional(
-            "onnxruntime.quantization", "onnxruntime", "Quantising ONNX"
-        )
-        tools.quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        if quantize == "dynamic":
-            tools.quantize_dynamic(ready, path)
+        if conversion.quantize is None:
+            conversion.export(conversion.path, format="onnx")
         else:
-            reader = _Reader(_one_by_one(network, representative_data))
-            tools.quantize_static(ready, path, reader, per_channel=True)
+            plain_path = Path(directory) / "plain.onnx"
+            conversion.export(plain_path, format="onnx")
+            _quantize_onnx(conversion, plain_path)
+
+
+def _quantize_onnx(conversion: Conversion, plain_path: Path) -> None:
+    """Quantise the ONNX file at `plain_path` and write it to the conversion's path."""
+    if conversion.quantize == "float16":
+        onnx = import_optional("onnx", "onnx", "Writing ONNX")
+        float16 = import_optional(
+            "onnxruntime.transformers.float16", "onnxruntime", "float16"
+        )
+        # Inputs and outputs stay float32, so that callers need not know of float16.
+        model = float16.convert_float_to_float16(
+            onnx.load(plain_path), keep_io_types=True
+        )
+        onnx.save(model, conversion.path)
+        return
+    tools = import_optional(
+        "onnxruntime.quantization", "onnxruntime", "Quantising ONNX"
+    )
+    # Fuse operations first, such as a convolution with its normalisation: each one left
+    # would be quantised, and rounded, by itself.
+    fused_path = plain_path.with_name("fused.onnx")
+    tools.quant_pre_process(plain_path, fused_path, skip_symbolic_shape=True)
+    if conversion.quantize == "dynamic":
+        tools.quantize_dynamic(fused_path, conversion.path)
+    else:
+        reader = _CalibrationReader(conversion.iterate_samples())
+        tools.quantize_static(fused_path, conversion.path, reader, per_channel=True)
 
 
 @contextlib.contextmanager
-def _as_constants(network: keras.Model) -> Iterator[None]:
-    """Tensors that layers keep, as arrays: tf2onnx would make inputs of them."""
-    kept = [
+def _convert_tensors_to_arrays(network: keras.Model) -> Iterator[None]:
+    """Hold the tensors that layers keep as attributes as arrays inside this block.
+
+    `Normalization` keeps its mean and variance as eager tensors. A traced function
+    captures those as hidden inputs, and tf2onnx turns the captures into inputs of the
+    ONNX file. An array becomes a constant.
+    """
+    tensors = [
         (layer, name, value)
         for layer in graph.get_descendants(network)
         for name, value in vars(layer).items()
         if isinstance(value, tf.Tensor)
     ]
-    for layer, name, value in kept:
+    for layer, name, value in tensors:
         setattr(layer, name, value.numpy())
     try:
         yield
     finally:
-        for layer, name, value in kept:
+        for layer, name, value in tensors:
             setattr(layer, name, value)
 
 
-class _Reader:
-    """Calibration data as onnxruntime asks for them."""
+class _CalibrationReader:
+    """Representative data in the form that onnxruntime reads: None at the end."""
 
     def __init__(self, batches: Iterator[dict[str, np.ndarray]]) -> None:
         self._batches = batches
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._batches, None)
-
-
-def _one_by_one(network: keras.Model, x: Any) -> Iterator[dict[str, np.ndarray]]:
-    """Each sample as a batch of its own, by the names of the inputs."""
-    given = samples.by_input_name(x, network)
-    for at in range(samples.num_samples(given)):
-        yield samples.take(given, slice(at, at + 1))

@@ -1,4 +1,4 @@
-"""From a trained student to a checked file."""
+"""Export a trained student, and keep the file only if it agrees with the student."""
 
 import os
 import shutil
@@ -9,12 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fitnets.export import converters
+from keras_fitnets.export.converters import QUANTIZATIONS
+from keras_fitnets.export.converters import Conversion
 from keras_fitnets.export.export_model import build_export_model
 from keras_fitnets.export.result import Exported
 from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.inspection.multiplications import multiplications
-from keras_fitnets.runtimes import arrays as samples
+from keras_fitnets.runtimes.arrays import by_input_name
+from keras_fitnets.runtimes.arrays import check_inputs
+from keras_fitnets.runtimes.arrays import num_samples
+from keras_fitnets.runtimes.arrays import to_arrays
 from keras_fitnets.runtimes.base import Runner
 from keras_fitnets.runtimes.base import make_example_inputs
 from keras_fitnets.runtimes.keras_model import get_student
@@ -26,9 +30,11 @@ from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.errors import reraise_as_value_error
 
-# The largest difference of an output, over the network's largest output.
+# The largest difference of an output from the network's, divided by the network's
+# largest output, by `quantize`.
 TOLERANCES = {None: 1e-3, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
-_BATCH = 128
+_FORMATS = {".tflite": "litert", ".onnx": "onnx"}
+_BATCH_SIZE = 128
 
 
 def export_student(
@@ -45,141 +51,168 @@ def export_student(
 ) -> Exported:
     """Write the student alone to a file, and compare the file with the student.
 
-    Through Keras' own `export`; nothing of the teacher or the regressors is in it. The
-    file is then loaded in its own runtime and run beside the Keras model. Where
-    `max |file - network| / max |network|` over the outputs is above `tolerance` it is
-    an error, and what was at `path` before stays there.
+    Use it when training is over. The file is written with Keras' own `export`; nothing
+    of the teacher or the regressors is in it. It is then loaded in its own runtime and
+    run beside the Keras model. If `max |file - network| / max |network|` over the
+    outputs is above `tolerance`, an error is raised, and what was at `path` before
+    stays there.
 
     Args:
         source: a `Distiller`, a `keras.Model`, or the path of a `.keras` file of one.
         path: `….tflite` for LiteRT, where recurrent layers are unrolled, `….onnx` for
             ONNX; anything else becomes the directory of a SavedModel.
-        quantize: None for float32; of LiteRT and ONNX `"float16"` (weights; ONNX
-            computes in it too), `"dynamic"` (weights in 8 bits, activations as they
-            come) or `"int8"` (both).
-        representative_data: for `"int8"` some hundred inputs, by which the ranges of
-            the activations are found: `x`, `(x, y)` or a `tf.data.Dataset` of batches.
-        data: what the file is compared on, in the same forms; with labels `accuracy` is
-            told. By default `representative_data`, or else 32 normal samples, integers
-            being zero.
+        quantize: None for float32. For LiteRT and ONNX also `"float16"` (weights; ONNX
+            computes in it too), `"dynamic"` (weights in 8 bits, activations quantised
+            at run time) or `"int8"` (both in 8 bits).
+        representative_data: for `"int8"` some hundred inputs, which show the ranges of
+            the activations: `x`, `(x, y)` or a `tf.data.Dataset` of batches, with the
+            samples in the first axis.
+        data: what the file is compared on, in the same forms. With labels the
+            `accuracy` is measured too. By default `representative_data`, or else 32
+            samples from a normal distribution, integers being zero.
         tolerance: by default 1e-3, and 1e-2, 0.1, 0.2 for the three quantisations.
         preprocessing: a layer, or a list of them, that goes into the file in front of
             the student: normalisation, for instance. `data` are then raw inputs.
-        activation: `"softmax"` or `"sigmoid"`, that goes in behind a student of logits.
-        int8_io: of a LiteRT file in int8, take and give integers too, as
-            microcontrollers ask for.
+        activation: `"softmax"` or `"sigmoid"`, to follow a student that gives logits.
+        int8_io: for a LiteRT file in int8, take and give integers as well, as
+            microcontrollers need it.
 
     Returns:
-        An `Exported`, which `keras_fitnets.report.compare` takes for a model.
+        An `Exported`, which `keras_fitnets.report.compare` takes as a model.
 
     Raises:
-        TypeError, ValueError: for what cannot be exported, or arguments that do not go
-            together; if the file is further from the network than `tolerance`.
-        OSError: where nothing can be written.
-        ImportError: if a runtime is not installed; the extra `export` brings them.
+        TypeError: if `source` is no network, `path` no path, or `preprocessing` no
+            layer.
+        ValueError: for a network that cannot be exported, arguments that exclude each
+            other, or a file that differs from the network by more than `tolerance`.
+        OSError: if nothing can be written there.
+        ImportError: if a runtime is not installed; the extra `export` has them.
 
     Example:
 
     >>> import keras
     >>> import keras_fitnets as kf
     >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> found = kf.export.export_student(student, "student.tflite")
-    >>> found.format, found.parameters, found.agreement
+    >>> exported = kf.export.export_student(student, "student.tflite")
+    >>> exported.format, exported.parameters, exported.agreement
     ('litert', 15, 1.0)
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"`path` must be the path of a file; received {path!r}.")
+        raise TypeError(
+            f"`path` must be the path of a file; received {path!r}. For example "
+            '"student.tflite".'
+        )
     path = Path(path)
-    _check(path, quantize, representative_data, tolerance, int8_io)
+    _check_options(path, quantize, representative_data, tolerance, int8_io)
+    _check_path(path)
     student = check_built(_load_student(source))
-    inputs, x, y = None, None, None
+    calibration_x, x, y = None, None, None
     if representative_data is not None:
-        x = inputs = samples.to_arrays(representative_data)[0]
+        calibration_x, _ = to_arrays(representative_data)
+        x = calibration_x
     if data is not None:
-        x, y = samples.to_arrays(data)
+        x, y = to_arrays(data)
     network = build_export_model(student, preprocessing, activation, x)
     model = load_runner(network)
-    x = make_example_inputs(model, 32) if x is None else x
-    for given in (x, inputs):
-        if given is not None:
-            what = f"Network '{network.name}'"
-            samples.check_inputs(
-                what, model.inputs, samples.by_input_name(given, network)
-            )
-    with _create_folder(path) as folder:
-        beside = Path(folder) / path.name
+    if x is None:
+        x = make_example_inputs(model, 32)
+    for inputs in (x, calibration_x):
+        if inputs is not None:
+            owner = f"Network '{network.name}'"
+            check_inputs(owner, model.inputs, by_input_name(inputs, network))
+    with _create_folder_beside(path) as folder:
+        new_path = Path(folder) / path.name
+        # The converters raise errors of many classes for what they cannot convert.
         with reraise_as_value_error(
             f"Network '{network.name}' cannot be exported to '{path}'"
         ):
-            converters.write(network, beside, quantize, inputs, int8_io)
-            file = load_runner(beside)
-            given = file.predict(samples.by_input_name(x, network), _BATCH)
-        found = _compare_outputs(model, file, model.predict(x, _BATCH), given, y)
-        most = TOLERANCES[quantize] if tolerance is None else tolerance
-        if not found["largest_difference"] <= most:
+            Conversion(network, new_path, quantize, calibration_x, int8_io).write()
+            file = load_runner(new_path)
+            file_outputs = file.predict(by_input_name(x, network), _BATCH_SIZE)
+        outputs = model.predict(x, _BATCH_SIZE)
+        comparison = _compare_outputs(model, outputs, file_outputs, y)
+        largest = TOLERANCES[quantize] if tolerance is None else tolerance
+        # Not `>`: a difference of NaN, for which no comparison holds, is refused too.
+        if not comparison["largest_difference"] <= largest:
             raise ValueError(
-                _describe_difference(
-                    path, quantize, found, most, samples.num_samples(x)
-                )
+                f"On {num_samples(x)} samples the file differs from the network by "
+                + _describe_difference(path, quantize, comparison, largest)
             )
-        _move(beside, path)
+        _replace(new_path, path)
     return Exported(
         path=str(path),
-        format={".tflite": "litert", ".onnx": "onnx"}.get(path.suffix, "saved_model"),
+        format=_FORMATS.get(path.suffix, "saved_model"),
         quantize=quantize,
+        bytes=file.bytes,
         parameters=network.count_params(),
-        multiplications=_multiplications(network, x),
-        **found,
+        multiplications=_count_multiplications(network, x),
+        **comparison,
     )
 
 
-def _check(
+def _check_options(
     path: Path,
     quantize: Any,
     representative_data: Any,
     tolerance: Any,
     int8_io: Any,
 ) -> None:
-    check_choice("quantize", quantize, converters.QUANTIZATIONS)
-    if quantize is not None and path.suffix not in (".tflite", ".onnx"):
+    """Check that the options fit together, and the format."""
+    check_choice("quantize", quantize, QUANTIZATIONS)
+    if quantize is not None and path.suffix not in _FORMATS:
         raise ValueError(
             f"A SavedModel, which '{path}' would be, is not quantised; received "
             f'quantize={quantize!r}. Let the path end in ".tflite" or ".onnx".'
         )
     if quantize == "int8" and representative_data is None:
         raise ValueError(
-            'quantize="int8" finds the ranges of the activations by data: pass some '
-            "hundred inputs as `representative_data`, as the student sees them in use."
+            'quantize="int8" needs data to find the ranges of the activations. Pass '
+            "some hundred inputs as `representative_data`, as the student will see "
+            "them."
         )
     if int8_io and (quantize != "int8" or path.suffix != ".tflite"):
         raise ValueError(
             '`int8_io` is for LiteRT files with quantize="int8"; received '
-            f"quantize={quantize!r} for '{path}'."
+            f"quantize={quantize!r} for '{path}'. Leave it out."
         )
     if tolerance is not None:
         check_number("tolerance", tolerance)
+
+
+def _check_path(path: Path) -> None:
+    """Check that nothing but an older export would be replaced at `path`."""
     if path.suffix in (".keras", ".h5"):
         raise ValueError(
-            f"'{path}' has an ending of Keras' own. Take .tflite or .onnx, or none for "
-            "a SavedModel; `student.save` writes a .keras file."
+            f"'{path}' ends like one of Keras' own files. End it in .tflite or .onnx, "
+            "or in nothing for a SavedModel; `student.save` writes a .keras file."
         )
+    # `Path(".").name` is empty: the current folder, the root, and their parents.
     if path.name in ("", ".."):
         raise ValueError(
             f"'{path}' is a folder that others are in. Name a new one within it."
         )
-    file = path.suffix in (".tflite", ".onnx")
-    if path.exists() and path.is_dir() == file:
-        what = "a directory, and no file" if file else "a file, and no SavedModel"
-        raise ValueError(f"'{path}' is there already: {what} to be replaced.")
+    is_file_format = path.suffix in _FORMATS
+    if path.exists() and path.is_dir() == is_file_format:
+        found, wanted = (
+            ("a directory", "a file") if is_file_format else ("a file", "a SavedModel")
+        )
+        raise ValueError(
+            f"'{path}' exists and is {found}, not {wanted} to replace. Remove it, or "
+            "choose another path."
+        )
     if path.is_dir() and any(path.iterdir()) and not _is_saved_model(path):
         raise ValueError(
-            f"The directory '{path}' holds something else than a SavedModel, and would "
-            "be replaced. Choose another path, or one ending in .tflite or .onnx."
+            f"The directory '{path}' holds something other than a SavedModel, and "
+            "would be replaced. Choose another path, or one ending in .tflite or .onnx."
         )
 
 
-def _create_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
-    """In the same folder as a path, so that what is in it can be moved there."""
+def _create_folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Create a temporary folder next to `path`.
+
+    It is on the same file system, so that a file in it can be moved to `path` in one
+    step, and is never seen there half written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(dir=path.parent, prefix=".export_")
@@ -194,79 +227,87 @@ def _load_student(source: Any) -> keras.Model:
     if isinstance(source, (str, os.PathLike)):
         if Path(source).suffix != ".keras" or not Path(source).is_file():
             raise ValueError(
-                f"'{source}' is no `.keras` file that is there, looked for in "
-                f"{Path.cwd()}. Pass one, or a Distiller or a keras.Model."
+                f"'{source}' is no `.keras` file in {Path.cwd()}. Pass the path of "
+                "one, or a Distiller or a keras.Model."
             )
         with reraise_as_value_error(f"'{source}' cannot be read"):
             return load_keras_model(Path(source))
     if not isinstance(source, keras.Model):
         raise TypeError(
-            "What is exported must be a Distiller, a keras.Model or the path of a "
-            f"`.keras` file; received {source!r}."
+            "The source of an export must be a Distiller, a keras.Model or the path of "
+            f"a `.keras` file; received {source!r}."
         )
     return get_student(source)
 
 
 def _compare_outputs(
-    model: Runner,
-    file: Runner,
-    wanted: list[np.ndarray],
-    given: list[np.ndarray],
-    y: Any,
+    model: Runner, outputs: list[np.ndarray], file_outputs: list[np.ndarray], y: Any
 ) -> dict[str, Any]:
-    """The outputs of a file beside those of the network."""
-    if not all(np.isfinite(output).all() for output in wanted):
+    """Compare the outputs of a file with those of the network.
+
+    Args:
+        model: the network.
+        outputs: its outputs, arrays `(samples, ...)`.
+        file_outputs: those of the file for the same inputs.
+        y: labels, or None.
+
+    Returns:
+        `largest_difference`, `agreement` and `accuracy`, as `Exported` has them.
+    """
+    if not all(np.isfinite(output).all() for output in outputs):
         raise ValueError(
             "The network itself gives NaN or infinity, so no file can be compared with "
             "it. Look at its weights, at `preprocessing` that was not adapted, and at "
             "`data`."
         )
-    largest = max(float(np.max(np.abs(output))) for output in wanted)
+    largest = max(float(np.max(np.abs(output))) for output in outputs)
     differences = [
         float(np.max(np.abs(one.astype("float64") - other)))
-        for one, other in zip(given, wanted, strict=True)
+        for one, other in zip(file_outputs, outputs, strict=True)
     ]
-    found: dict[str, Any] = {
-        "bytes": file.bytes,
+    comparison: dict[str, Any] = {
+        # A network that gives zeros alone has no scale to divide by.
         "largest_difference": max(differences) / (largest or 1.0),
         "agreement": None,
         "accuracy": None,
     }
-    if len(wanted) == 1 and np.isfinite(given[0]).all():
-        # What the outputs mean is seen from the network; a file does not show it.
-        own, files = (
-            predict_classes("", model, each, "auto") for each in (wanted, given)
-        )
-        rates = score("", files, own, y)
-        found |= {name: rates[name] for name in ("agreement", "accuracy")}
-    return found
+    if len(outputs) == 1 and np.isfinite(file_outputs[0]).all():
+        # The network shows what its outputs mean, a file does not: read both as the
+        # network's.
+        reference = predict_classes("", model, outputs, "auto")
+        predictions = predict_classes("", model, file_outputs, "auto")
+        scores = score("", predictions, reference, y)
+        comparison["agreement"] = scores["agreement"]
+        comparison["accuracy"] = scores["accuracy"]
+    return comparison
 
 
 def _describe_difference(
-    path: Path,
-    quantize: str | None,
-    found: dict[str, Any],
-    tolerance: float,
-    count: int,
+    path: Path, quantize: str | None, comparison: dict[str, Any], tolerance: float
 ) -> str:
-    agreement = found["agreement"]
-    same = "" if agreement is None else f" ({100 * agreement:.1f} % chosen alike)"
-    remedy = {
-        None: "This is no rounding: a layer is exported as something else.",
-        "int8": "Pass more, or more typical, `representative_data`, or take "
-        '"dynamic" or "float16".',
-    }.get(quantize, "Take a finer `quantize`.")
+    """Return how far a file is off, and what to do about it."""
+    agreement = comparison["agreement"]
+    same = "" if agreement is None else f" ({100 * agreement:.1f} % predicted alike)"
+    if quantize is None:
+        advice = "Rounding cannot explain this: a layer is exported as something else."
+    elif quantize == "int8":
+        advice = (
+            "Pass more, or more typical, `representative_data`, or take "
+            '"dynamic" or "float16".'
+        )
+    else:
+        advice = "Take a finer `quantize`."
     return (
-        f"On {count} samples the file differs from the network by "
-        f"{found['largest_difference']:.3g} of the largest output{same}; the tolerance "
-        f"is {tolerance:g}, so nothing was written to '{path}'. {remedy} If it is good "
-        "enough, pass a larger `tolerance`."
+        f"{comparison['largest_difference']:.3g} of the largest output{same}; the "
+        f"tolerance is {tolerance:g}, so nothing was written to '{path}'. {advice} If "
+        "the file is good enough, pass a larger `tolerance`."
     )
 
 
-def _multiplications(network: keras.Model, x: Any) -> int | None:
+def _count_multiplications(network: keras.Model, x: Any) -> int | None:
     try:
         return multiplications(network, x)
+    # A loop hides its operations from the count, which does not hinder an export.
     except ValueError:
         return None
 
@@ -275,8 +316,9 @@ def _is_saved_model(path: Path) -> bool:
     return (path / "saved_model.pb").is_file()
 
 
-def _move(source: Path, path: Path) -> None:
-    """To its place, where an older file or SavedModel may be."""
+def _replace(source: Path, path: Path) -> None:
+    """Move a file or SavedModel to `path`, in place of an older one."""
+    # Unlike a file, a directory cannot be replaced by a move unless it is empty.
     if path.is_dir():
         shutil.rmtree(path)
     source.replace(path)

@@ -1,4 +1,4 @@
-"""What an export gives back."""
+"""What `export_student` returns."""
 
 import dataclasses
 
@@ -7,22 +7,33 @@ import dataclasses
 class Exported:
     """A file that `export_student` wrote, and how it compares with its network.
 
+    It stands for the path of the file (`os.PathLike`): `open`, `pathlib.Path` and
+    `keras_fitnets.report.compare` take it.
+
     Args:
         path: the file, or the directory of a SavedModel.
         format: `"saved_model"`, `"litert"` or `"onnx"`.
         quantize: None, `"float16"`, `"dynamic"` or `"int8"`.
-        bytes: its size.
-        parameters: those of the network.
-        multiplications: those of one sample; None where they cannot be counted.
+        bytes: the size of the file, or of all files in the directory.
+        parameters: the number of the network's parameters.
+        multiplications: the multiplications of a forward pass of one sample; None where
+            they cannot be counted.
         largest_difference: between an output of the file and of the network, divided by
-            the largest output of the network.
-        agreement: the share of equal choices.
-        accuracy: the file's; None without labels.
+            the network's largest output.
+        agreement: the share of samples for which both predict the same; None for
+            several outputs.
+        accuracy: that of the file, between 0 and 1; None without labels.
 
     Example:
 
-    >>> Exported("a.tflite", "litert", None, 1000, 200, 200, 1e-7, 1.0, None).bytes
+    >>> exported = Exported(
+    ...     "a.tflite", "litert", None, 1000, 200, 200, 1e-7, 1.0, None
+    ... )
+    >>> exported.bytes
     1000
+    >>> import pathlib
+    >>> pathlib.Path(exported).suffix
+    '.tflite'
     """
 
     path: str

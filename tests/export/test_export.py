@@ -1,5 +1,6 @@
 """What ships: the student alone, in every format, checked in the file's own runtime."""
 
+import os
 import zipfile
 
 import keras
@@ -97,6 +98,25 @@ def test_a_file_gives_what_the_student_gives(distiller, data, suffix, tmp_path):
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     assert found.bytes == sum(file.stat().st_size for file in files)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_returned_stands_for_the_path(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    student = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    path = tmp_path / "student.onnx"
+    exported = kf.export.export_student(student, path, data=x)
+    assert os.fspath(exported) == exported.path == str(path)
+    with open(exported, "rb") as file:
+        assert len(file.read()) == exported.bytes
+    [outputs] = load_runner(exported).run(x)
+    np.testing.assert_allclose(outputs, student.predict(x, verbose=0), atol=1e-6)
+    models = {"student": student, "file": exported, "path": path}
+    rows = kf.report.compare(models, x, repeats=0, verbose=0).rows
+    # A comparison takes the counts from what was returned; a mere path shows none.
+    assert [row["parameters"] for row in rows] == [15, 15, None]
+    assert [row["multiplications"] for row in rows] == [12, 12, None]
+    assert [row["agreement"] for row in rows] == [1.0, 1.0, 1.0]
+    assert rows[1]["bytes"] == rows[2]["bytes"] == exported.bytes
 
 
 @pytest.mark.parametrize("suffix, quantize", QUANTIZED)
@@ -313,7 +333,7 @@ def test_a_subclassed_network_of_several_inputs(as_list, name, quantize, tmp_pat
     given = list(x) if as_list else {"a": x[0], "b": x[1]}
     network = TwoInputs()
     network(given)
-    with pytest.raises(ValueError, match="does not show what inputs it takes. Pass"):
+    with pytest.raises(ValueError, match="does not declare its inputs. Pass"):
         kf.export.export_student(network, tmp_path / name)
     found = kf.export.export_student(
         network,
@@ -423,13 +443,13 @@ def test_what_is_there_is_replaced_if_it_is_of_the_same_kind(distiller, tmp_path
     kf.export.export_student(distiller, path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("three years")
-    with pytest.raises(ValueError, match="holds something else than a SavedModel"):
+    with pytest.raises(ValueError, match="holds something other than a SavedModel"):
         kf.export.export_student(distiller, tmp_path / "mine")
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ValueError, match="is there already: a directory, and no file"):
+    with pytest.raises(ValueError, match="exists and is a directory, not a file"):
         kf.export.export_student(distiller, tmp_path / "folder.onnx")
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is there already: a file, and no SavedModel"):
+    with pytest.raises(ValueError, match="exists and is a file, not a SavedModel"):
         kf.export.export_student(distiller, tmp_path / "file")
     with pytest.raises(OSError, match="Nothing can be written into '.*file'"):
         kf.export.export_student(distiller, tmp_path / "file" / "a.onnx")
@@ -461,20 +481,26 @@ def broken_network():
     "source, path, options, error, told",
     [
         (3, "a.onnx", {}, TypeError, "must be a Distiller, a keras.Model.*received 3"),
-        ("b.keras", "a.onnx", {}, ValueError, "'b.keras' is no `.keras` file that is"),
+        ("b.keras", "a.onnx", {}, ValueError, "'b.keras' is no `.keras` file in"),
         (None, "a.onnx", {"quantize": "int4"}, ValueError, "one of .*received 'int4'"),
         (None, "a", {"quantize": "int8"}, ValueError, "SavedModel, which 'a' would be"),
-        (None, "a.onnx", {"quantize": "int8"}, ValueError, "pass some hundred inputs"),
+        (None, "a.onnx", {"quantize": "int8"}, ValueError, "Pass some hundred inputs"),
         (None, "a.onnx", {"int8_io": True}, ValueError, "`int8_io` is for LiteRT"),
         (None, "a.onnx", {"tolerance": -1}, ValueError, "`tolerance` must be"),
         (None, "a.onnx", {"activation": "relu"}, ValueError, "`activation` must be"),
-        (None, "a.onnx", {"activation": "softmax"}, ValueError, "ends in softmax alre"),
+        (
+            None,
+            "a.onnx",
+            {"activation": "softmax"},
+            ValueError,
+            "already ends in softmax",
+        ),
         (None, "a.onnx", {"preprocessing": len}, TypeError, "must be a Keras layer or"),
         (None, "a.onnx", {"data": np.ones((0, 4))}, ValueError, "at least one; receiv"),
         (None, "a.onnx", {"data": np.ones((2, 5))}, ValueError, r"(4,).*received .5,"),
         (None, "a", {"data": [np.ones((2, 4))] * 2}, ValueError, "received 2 array.s"),
         (None, 3, {}, TypeError, "`path` must be the path of a file; received 3"),
-        (None, "a.keras", {}, ValueError, "'a.keras' has an ending of Keras' own"),
+        (None, "a.keras", {}, ValueError, "'a.keras' ends like one of Keras' own"),
         (broken_network(), "a", {}, ValueError, "The network itself gives NaN or inf"),
         (
             keras.Sequential([keras.Input((4,)), layers.Dense(2, "gelu")]),
