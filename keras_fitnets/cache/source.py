@@ -1,8 +1,11 @@
-"""One pass after another through a dataset whose examples must stay the same."""
+"""The examples to be cached: a dataset that must be the same in every pass."""
 
 import itertools
+import zlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,21 +17,40 @@ from keras_fitnets.distillation.validate_data import unpack_batch
 
 PARTS = ("inputs", "labels", "weights")
 
+Batch = dict[str, np.ndarray]
+
+
+class ExamplesDiffer(ValueError):
+    """The examples are not those that checksums were computed of.
+
+    Args:
+        message: for users.
+        columns: the columns that differ; empty if the number of examples does.
+        row: the number of the first example in the batch that differs.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str], row: int) -> None:
+        super().__init__(message)
+        self.columns = columns
+        self.row = row
+
 
 class ExampleSource:
-    """The examples of a dataset, in views if it is augmented, as named arrays.
+    """The examples of a dataset as columns, in several views if it is augmented.
+
+    A column is an array with one row for each example; its name says the part that it
+    belongs to and its place there: `"inputs 0"`, `"labels 0"`, `"weights 0"`.
 
     Args:
         distiller: the Distiller whose networks take the inputs.
         dataset: batches of `x`, `(x, y)` or `(x, y, sample_weight)`.
         augment: from one example's inputs and a seed to augmented inputs, or None.
-        views: how many times the dataset is gone through, with other seeds.
+        views: how many times the dataset is gone through, each time with other seeds.
 
     Attributes:
         batch_size: the size of the first batch.
-        batches: the number of batches in all views, about.
-        fields: the name, dtype and shape of each array of an example.
-        first: the arrays of the first batch, by name.
+        first_batch: the columns of the first batch.
+        columns: `[name, dtype, shape]` of each column; the shape is that of a row.
     """
 
     def __init__(
@@ -46,93 +68,121 @@ class ExampleSource:
         options.autotune.enabled = False
         dataset = dataset.with_options(options)
         self._dataset = dataset
-        self.fields: list[Any] = []
-        self.first = next(iter(self))
-        self.batch_size = len(next(iter(self.first.values())))
+        self.columns: list[Any] = []
+        self.first_batch = next(iter(self))
+        self.batch_size = _num_rows(self.first_batch)
         if augment is not None:
             self._dataset = _concatenate_views(dataset, augment, views, self.batch_size)
             self._spec = _get_spec(self._dataset)
             check_inputs(distiller, "what `augment` returns", self._spec["inputs"])
-            self.first = next(iter(self))
-        self.fields = [
+            self.first_batch = next(iter(self))
+        self.columns = [
             [name, array.dtype.str, list(array.shape[1:])]
-            for name, array in self.first.items()
+            for name, array in self.first_batch.items()
         ]
-        count = int(dataset.cardinality())
-        if count == tf.data.UNKNOWN_CARDINALITY:
-            count = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
-        self.batches = count * views
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[Batch]:
         batch = None
         for batch in self._dataset:
-            yield self._named(batch)
+            yield self._to_columns(batch)
         if batch is None:
             raise ValueError(
                 "`dataset` is empty, or can be read only once. Pass one with at least "
                 "one batch, which starts anew in each pass."
             )
 
-    def _named(self, batch: Any) -> dict[str, np.ndarray]:
+    def pack(self, columns: dict[str, Any]) -> list[Any]:
+        """Return inputs, labels and weights in the structure that the dataset has."""
+        return [
+            None
+            if spec is None
+            else tf.nest.pack_sequence_as(
+                spec,
+                [columns[f"{part} {i}"] for i in range(len(tf.nest.flatten(spec)))],
+            )
+            for part, spec in self._spec.items()
+        ]
+
+    def compute_checksums(self) -> list[list[int]]:
+        """Go through all examples once and compute the checksums of their bits.
+
+        Returns:
+            For each batch the number of examples up to its end, then for each column
+            the CRC-32 of all its rows up to there.
+        """
+        checksums: list[list[int]] = []
+        row, crcs = 0, [0] * len(self.columns)
+        for batch in self:
+            row += _num_rows(batch)
+            crcs = _update(crcs, batch)
+            if _num_rows(batch):
+                checksums.append([row, *crcs])
+        return checksums
+
+    def iterate_and_verify(self, checksums: list[list[int]]) -> Iterator[Batch]:
+        """Go through all examples, and give those whose checksums are the same.
+
+        The batches are those of the pass that the checksums were computed in, however
+        the dataset is batched now.
+
+        Raises:
+            ExamplesDiffer: at the first batch that is not the same.
+        """
+        row, crcs = 0, [0] * len(self.columns)
+        batches = _cut(self, [end for end, *_ in checksums])
+        for batch, expected in itertools.zip_longest(batches, checksums):
+            end = row + (0 if batch is None else _num_rows(batch))
+            if batch is None or expected is None or end != expected[0]:
+                # There are more or fewer examples than in the other pass.
+                raise self._difference([], row if expected is None else end)
+            crcs = _update(crcs, batch)
+            pairs = zip(batch, crcs, expected[1:], strict=True)
+            different = [name for name, crc, one in pairs if crc != one]
+            if different:
+                raise self._difference(different, row)
+            yield batch
+            row = end
+
+    def _to_columns(self, batch: Any) -> Batch:
         parts = zip(PARTS, unpack_batch("`dataset`", batch), strict=True)
-        arrays = {
+        columns = {
             f"{part} {i}": tensor.numpy()
             for part, tensors in parts
             if self._spec[part] is not None
             for i, tensor in enumerate(tf.nest.flatten(tensors))
         }
-        sizes = {name: array.shape[:1] for name, array in arrays.items()}
+        sizes = {name: array.shape[:1] for name, array in columns.items()}
         if len(set(sizes.values())) > 1 or () in sizes.values():
             raise ValueError(
                 "There must be as many labels and weights as inputs; received "
                 f"{sizes} of them in a batch of `dataset`."
             )
-        for name, _, shape in self.fields:
-            if list(arrays[name].shape[1:]) != shape:
+        for name, _, shape in self.columns:
+            if list(columns[name].shape[1:]) != shape:
                 raise ValueError(
                     f"The {name.split()[0]} of `dataset` must have one shape to be "
-                    f"cached; received {shape} and {list(arrays[name].shape[1:])}. Pad "
-                    "all batches alike, or resize them."
+                    f"cached; received {shape} and {list(columns[name].shape[1:])}. "
+                    "Pad all batches alike, or resize them."
                 )
-        return arrays
+        return columns
 
-    def pack(self, arrays: dict[str, Any]) -> list[Any]:
-        """Inputs, labels and weights in the structure that the dataset has."""
-        return [
-            None
-            if spec is None
-            else tf.nest.pack_sequence_as(
-                spec, [arrays[f"{part} {i}"] for i in range(len(tf.nest.flatten(spec)))]
-            )
-            for part, spec in self._spec.items()
-        ]
+    def _difference(self, columns: list[str], row: int) -> ExamplesDiffer:
+        place = f"{', '.join(columns)}, from example {row} on" if columns else "number"
+        return ExamplesDiffer(
+            f"The elements of `dataset` differ between two passes, in their {place}, "
+            "so that the teacher's outputs of one pass would not fit the next. "
+            f"{self._explain(columns)}",
+            columns,
+            row,
+        )
 
-    def iterate_and_verify(self) -> Iterator[dict[str, np.ndarray]]:
-        """Two passes side by side.
-
-        Raises:
-            ValueError: at the first batch that is not the same in both.
-        """
-        for batch, again in itertools.zip_longest(self, self):
-            different = [
-                name
-                for name in batch or again
-                if not (batch and again and has_same_bits(batch[name], again[name]))
-            ]
-            if different:
-                raise ValueError(
-                    "The elements of `dataset` differ between two passes, in "
-                    f"{', '.join(different)}, so that what the teacher said of one "
-                    f"pass would not fit the next. {self._cause(different)}"
-                )
-            yield batch
-
-    def _cause(self, different: list[str]) -> str:
-        parts = {name.split()[0] for name in different}
+    def _explain(self, columns: list[str]) -> str:
+        """Say what makes these columns differ, and how to put it right."""
+        parts = {name.split()[0] for name in columns}
         if parts == {"inputs"} and self._augment is not None:
             return (
-                "`augment` draws from elsewhere than the seed it is given: use "
-                "operations that take it, such as "
+                "`augment` draws random numbers that do not depend on the seed it is "
+                "given. Use operations that take the seed, such as "
                 "tf.image.stateless_random_flip_left_right(x, seed)."
             )
         if parts == {"inputs"} and self._spec["labels"] is not None:
@@ -148,12 +198,46 @@ class ExampleSource:
         )
 
 
-def has_same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays have the same bits."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    one, other = np.ascontiguousarray(one), np.ascontiguousarray(other)
-    return np.array_equal(one.reshape(-1).view("u1"), other.reshape(-1).view("u1"))
+def _num_rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _update(crcs: list[int], batch: Batch) -> list[int]:
+    """Return each column's CRC-32, continued with the rows of a batch."""
+    arrays = [np.ascontiguousarray(array) for array in batch.values()]
+    return [
+        zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+        for array, crc in zip(arrays, crcs, strict=True)
+    ]
+
+
+def _cut(batches: Iterable[Batch], ends: Sequence[int]) -> Iterator[Batch]:
+    """Batch rows anew, so that batches end at these rows, and surplus rows alone."""
+    row = 0
+    pieces: list[Batch] = []
+    remaining = list(reversed(ends))
+    for batch in batches:
+        start, size = 0, _num_rows(batch)
+        while start < size:
+            stop = min(size, start + remaining[-1] - row) if remaining else size
+            pieces.append({name: array[start:stop] for name, array in batch.items()})
+            row += stop - start
+            start = stop
+            if not remaining or row == remaining[-1]:
+                yield _join(pieces)
+                pieces = []
+                if remaining:
+                    remaining.pop()
+    if pieces:
+        yield _join(pieces)
+
+
+def _join(pieces: list[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    return {
+        name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]
+    }
 
 
 def _concatenate_views(
@@ -162,25 +246,31 @@ def _concatenate_views(
     views: int,
     batch_size: int,
 ) -> tf.data.Dataset:
-    """The augmented views of a dataset one after the other."""
+    """Return the augmented views of a dataset one after the other."""
 
-    def view(number: int) -> tf.data.Dataset:
-        def augmented(i: Any, example: Any) -> Any:
+    def make_view(number: int) -> tf.data.Dataset:
+        def augment_example(i: Any, example: Any) -> Any:
             parts = example if isinstance(example, tuple) else (example,)
+            # A seed that depends on nothing but view and example, so that the same
+            # view can be made again whenever the cache is opened.
             seed = tf.stack([tf.constant(number), tf.cast(i, "int32")])
             return (augment(parts[0], seed), *parts[1:])
 
         examples = dataset.unbatch().enumerate()
-        return examples.map(augmented, tf.data.AUTOTUNE).batch(batch_size)
+        return examples.map(augment_example, tf.data.AUTOTUNE).batch(batch_size)
 
-    whole = view(0)
+    whole = make_view(0)
     for number in range(1, views):
-        whole = whole.concatenate(view(number))
+        whole = whole.concatenate(make_view(number))
     return whole
 
 
 def _get_spec(dataset: tf.data.Dataset) -> dict[str, Any]:
-    """What the inputs, labels and weights are; None for what is not there."""
+    """Return the specification of inputs, labels and weights; None for what is None.
+
+    Raises:
+        ValueError: for what cannot be stored as a NumPy array.
+    """
     spec: dict[str, Any] = {}
     for name, part in zip(
         PARTS, unpack_batch("`dataset`", dataset.element_spec), strict=True
@@ -204,7 +294,7 @@ def _get_spec(dataset: tf.data.Dataset) -> dict[str, Any]:
 
 
 def _is_storable(dtype: tf.DType) -> bool:
-    """Whether NumPy has the dtype too."""
+    """Return whether NumPy has the dtype too."""
     return (
         dtype.is_bool or dtype.is_integer or dtype in (tf.half, tf.float32, tf.double)
     )

@@ -1,4 +1,4 @@
-"""The teacher's outputs on disk, read back as a `tf.data.Dataset`."""
+"""The public function: from a Distiller and a dataset to a `CachedDataset`."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -33,26 +33,32 @@ def cache_teacher(
     batch_size: int | None = None,
     verbose: Any = "auto",
 ) -> CachedDataset:
-    """Run the teacher once, and give back a dataset in which it has already spoken.
+    """Run the teacher once over `dataset` and return a dataset with its outputs.
 
-    `fit`, `fit_stagewise` and `evaluate` of any Distiller with this teacher take it as
-    they take `dataset`. Its elements hold the inputs, the teacher's logits and its
-    hints (`CachedInputs`), so that a step costs what the student costs. λ, τ, the
+    Use it when several epochs, students or settings are trained with one teacher:
+    `fit`, `fit_stagewise` and `evaluate` of any Distiller with this teacher take what
+    is returned in place of `dataset`. Its elements hold the inputs together with the
+    teacher's logits and hints, so that a step costs what the student costs. λ, τ, the
     student, the seed and the hint pair may change, as long as the hint layer is in the
     cache.
 
-    The cache belongs to the weights and layers of the teacher and to the examples.
-    Each time it is opened they are compared, and the CRC-32 of its NumPy files: what
-    differs or is damaged is refused. A writer that was killed goes on with the same
-    call; of several processes one writes, and the others wait for it. The size is
-    printed, and the disk looked at, before anything is written. Writing folds each
-    normalisation into the kernel before it: a ResNet50's logits move by a millionth.
+    A cache belongs to the examples and to the teacher's layers and weights. Each time
+    it is opened, the examples are compared with checksums of those that it was made
+    of, the teacher with its fingerprint and on one batch, and each file with its
+    CRC-32. A cache that differs or is damaged raises an error that says how to go on.
+    After an interruption the same call writes what is missing; of several processes
+    one writes, and the others wait for it. The size is printed, and compared with the
+    free space on the disk, before anything is written.
+
+    Writing goes through `dataset` twice: once to count the examples and to compute
+    their checksums, once with the teacher. It folds each normalisation into the kernel
+    before it, which moves the logits of a ResNet50 by a millionth.
 
     Args:
         distiller: a `Distiller`, compiled or not; its hint layers are cached.
         dataset: batches of `x`, `(x, y)` or `(x, y, sample_weight)`, the same in every
-            pass: neither shuffled anew nor augmented.
-        directory: where the cache is, or is to be; local or mounted.
+            pass: neither shuffled anew nor augmented at random.
+        directory: of the cache, on a local or mounted disk. It is made if need be.
         hint_layers: further layers of the teacher to cache, for hint pairs to be tried
             later: paths, or `(path, member)` in an ensemble.
         hint_dtype: of the hints on disk: `"float16"`, with a relative error of at most
@@ -97,7 +103,7 @@ def cache_teacher(
     >>> sorted(history.history)
     ['hint_loss', 'kd_loss', 'label_loss', 'loss']
     """
-    _check(distiller, dataset, hint_dtype, augment)
+    _check_arguments(distiller, dataset, hint_dtype, augment)
     check_integer("views", views)
     check_integer("seed", seed, minimum=0)
     if views > 1 and augment is None:
@@ -108,20 +114,31 @@ def cache_teacher(
     source = ExampleSource(distiller, dataset, augment, views)
     batch_size = source.batch_size if batch_size is None else batch_size
     check_integer("batch_size", batch_size)
-    provider = distiller.teacher_outputs.with_layers(_layers(hint_layers))
+    provider = distiller.teacher_outputs.with_layers(_parse_layers(hint_layers))
     teacher_pass = TeacherPass(distiller.teacher, provider, hint_dtype)
-    cache = CacheWriter(_local(directory), source, teacher_pass, views)
-    if cache.is_complete():
-        cache.run(verbose)
+    writer = CacheWriter(_parse_directory(directory), source, teacher_pass, views)
+    store = writer.open()
+    if store is not None and store.is_complete():
+        store = writer.run(store, verbose)
     else:
-        with exclusive_lock(cache.directory, verbose):
-            # Whoever was waited for may have written all of it.
-            cache.is_complete()
-            cache.run(verbose)
-    return cache.dataset(shuffle, seed, batch_size)
+        with exclusive_lock(writer.directory, verbose):
+            # Opened again: the process that held the lock may have written all of it.
+            store = writer.run(writer.open(), verbose)
+    return CachedDataset(
+        store,
+        source.pack,
+        [name for name, *_ in source.columns],
+        teacher_pass.keys,
+        views=views,
+        shuffle=shuffle,
+        seed=seed,
+        batch_size=batch_size,
+    )
 
 
-def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
+def _check_arguments(
+    distiller: Any, dataset: Any, hint_dtype: str, augment: Any
+) -> None:
     if not isinstance(distiller, Distiller):
         raise TypeError(
             "`cache_teacher` caches for a keras_fitnets.Distiller; received "
@@ -150,8 +167,8 @@ def _check(distiller: Any, dataset: Any, hint_dtype: str, augment: Any) -> None:
         )
 
 
-def _layers(layers: Any) -> list[tuple[str, int]]:
-    """The path and the member of each of `hint_layers`."""
+def _parse_layers(layers: Any) -> list[tuple[str, int]]:
+    """Return the path and the member of each of `hint_layers`."""
     found = [] if isinstance(layers, str) else [*layers]
     pairs = [(one, 0) if isinstance(one, str) else one for one in found]
     for pair in pairs or ([layers] if layers else []):
@@ -163,11 +180,12 @@ def _layers(layers: Any) -> list[tuple[str, int]]:
     return pairs
 
 
-def _local(directory: Any) -> Path:
+def _parse_directory(directory: Any) -> Path:
+    """Return a directory as an absolute path."""
     if "://" in str(directory):
         raise ValueError(
-            "The shards are mapped into memory, so `directory` must be local or "
-            f"mounted; received {directory!r}."
+            "The cache's files are mapped into memory, so `directory` must be local "
+            f"or mounted; received {directory!r}."
         )
     path = Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():

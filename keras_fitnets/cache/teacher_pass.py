@@ -1,4 +1,4 @@
-"""The teacher's outputs to batches of inputs, as arrays to be kept."""
+"""Runs the teacher on batches of inputs and returns its outputs as arrays to store."""
 
 from typing import Any
 
@@ -10,52 +10,68 @@ from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.inspection import graph
 
-# A graph of TensorFlow's holds up to 2 GB.
-MOST_BYTES = 2**30
+# TensorFlow cannot hold more than 2 GB of constants in a graph.
+MAX_CONSTANT_BYTES = 2**30
 
 
 class TeacherPass:
-    """The teacher's outputs as arrays, by fingerprint and name."""
+    """The teacher's forward pass; its outputs are columns, `"<fingerprint> <name>"`.
+
+    Args:
+        teacher: the `Teacher`.
+        provider: computes its outputs.
+        hint_dtype: what hints are rounded to.
+
+    Attributes:
+        fingerprints: that of each of the teacher's networks.
+        keys: the fingerprint and the name of each output, but for masks.
+        squared_norms: for each hint the sums of `½‖u_h‖²` and of
+            `½‖u_h - round(u_h)‖²` over the examples so far.
+    """
 
     def __init__(
         self, teacher: Teacher, provider: TeacherOutputProvider, hint_dtype: str
     ) -> None:
         self.hint_dtype = hint_dtype
         self.fingerprints = teacher.fingerprints()
-        self.names = provider.all_keys(self.fingerprints)
+        self.keys = provider.all_keys(self.fingerprints)
+        self.squared_norms: dict[str, np.ndarray] = {}
+        self._num_examples = 0
         self._teacher = teacher
         self._provider = provider
         self._compute = tf.function(self._trace, reduce_retracing=True, autograph=False)
-        # ½‖u_h‖² and ½‖u_h - rounded u_h‖², for each hint, and of how many examples.
-        self.squared_norms: dict[str, np.ndarray] = {}
-        self.examples = 0
 
     def __call__(self, inputs: Any) -> dict[str, np.ndarray]:
-        outputs, halves, flaws = self._compute(inputs)
-        for name, flaw in flaws.items():
-            not_finite, too_large = flaw.numpy()
-            if not_finite:
+        """Return the columns for a batch of inputs.
+
+        Raises:
+            ValueError: for outputs that are not finite, or too large for `hint_dtype`.
+        """
+        outputs, squared_norms, faults = self._compute(inputs)
+        for name, fault in faults.items():
+            is_not_finite, is_too_large = fault.numpy()
+            if is_not_finite:
                 raise ValueError(
-                    f"The teacher's {format_column(name)} holds NaN or infinity. Look "
-                    "at its "
-                    "weights and at the inputs; nothing can be learnt from it."
+                    f"The teacher's {format_column(name)} holds NaN or infinity, of "
+                    "which nothing can be learnt. Look at its weights and at the "
+                    "inputs."
                 )
-            if too_large:
+            if is_too_large:
                 raise ValueError(
-                    f"The teacher's {format_column(name)} exceeds what "
-                    f"{self.hint_dtype} can "
-                    'hold, 65504. Pass hint_dtype="float32".'
+                    f"The teacher's {format_column(name)} exceeds 65504, the largest "
+                    f'number in {self.hint_dtype}. Pass hint_dtype="float32".'
                 )
-        for name, half in halves.items():
-            self.squared_norms[name] = self.squared_norms.get(name, 0) + half.numpy()
+        for name, norms in squared_norms.items():
+            self.squared_norms[name] = self.squared_norms.get(name, 0) + norms.numpy()
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
-        self.examples += len(next(iter(arrays.values())))
+        self._num_examples += len(next(iter(arrays.values())))
         return arrays
 
-    def fields(self, inputs: Any) -> list[Any]:
-        """Name, dtype and shape of each array, if it can be without running it."""
+    def columns(self, inputs: Any) -> list[Any]:
+        """Return `[name, dtype, shape]` of each column; the shape is that of a row."""
         traced, *_ = self._compute.get_concrete_function(inputs).structured_outputs
         if any(None in tensor.shape[1:] for tensor in traced.values()):
+            # A shape that is not known before the teacher has run.
             traced, *_ = self._compute(inputs)
         return [
             [name, tensor.dtype.as_numpy_dtype().dtype.str, tensor.shape[1:].as_list()]
@@ -63,43 +79,46 @@ class TeacherPass:
         ]
 
     def rounding_report(self) -> list[str]:
-        """What storing the hints has changed, in the units of the hint loss."""
+        """Return what storing the hints has changed, in units of the hint loss."""
         return [
             f"{format_column(name)} in {self.hint_dtype}: rounding adds {error:.2g} to "
-            "a hint "
-            f"loss that is {whole:.3g} for a prediction of zero"
-            for name, half in self.squared_norms.items()
-            for whole, error in [half / self.examples]
+            f"a hint loss that is {whole:.3g} for a prediction of zero"
+            for name, norms in self.squared_norms.items()
+            for whole, error in [norms / self._num_examples]
             if error
         ]
 
     def _trace(self, inputs: Any) -> tuple[dict[str, Any], ...]:
-        """The outputs; of hints what rounding does to them; of all what is wrong."""
-        outputs, halves, flaws = {}, {}, {}
+        """Compute the columns, the squared norms of hints, and what is wrong."""
+        columns, squared_norms, faults = {}, {}, {}
         with keras.StatelessScope(state_mapping=self._constants()):
-            whole = self._provider.compute_all(inputs, self.fingerprints)
-        for member, said in whole.items():
-            for what, tensor in said.items():
-                name = f"{member} {what}"
-                outputs[name] = tensor
+            outputs = self._provider.compute_all(inputs, self.fingerprints)
+        for fingerprint, by_name in outputs.items():
+            for what, tensor in by_name.items():
+                name = f"{fingerprint} {what}"
+                columns[name] = tensor
                 if what.startswith("output "):
-                    # A class may be ruled out by a logit of -inf.
-                    nan = tf.reduce_any(tf.math.is_nan(tensor))
-                    flaws[name] = tf.stack([nan, False])
+                    # Infinity is no fault: a logit of -inf rules a class out.
+                    is_nan = tf.reduce_any(tf.math.is_nan(tensor))
+                    faults[name] = tf.stack([is_nan, False])
                 if what.startswith("hint "):
-                    outputs[name] = kept = tf.cast(tensor, self.hint_dtype)
+                    columns[name] = rounded = tf.cast(tensor, self.hint_dtype)
+                    # The rounding is measured in float32 at least, or in float16 the
+                    # squares would overflow.
                     dtype = keras.backend.result_type(tensor.dtype, "float32")
-                    exact, rounded = tf.cast(tensor, dtype), tf.cast(kept, dtype)
-                    losses = [tf.nn.l2_loss(exact), tf.nn.l2_loss(exact - rounded)]
-                    halves[name] = tf.stack(losses)
-                    finite = [tf.math.is_finite(one) for one in (tensor, kept)]
-                    flaws[name] = ~tf.stack([tf.reduce_all(one) for one in finite])
-        return outputs, halves, flaws
+                    exact = tf.cast(tensor, dtype)
+                    error = exact - tf.cast(rounded, dtype)
+                    norms = [tf.nn.l2_loss(exact), tf.nn.l2_loss(error)]
+                    squared_norms[name] = tf.stack(norms)
+                    finite = [tf.math.is_finite(one) for one in (tensor, rounded)]
+                    faults[name] = ~tf.stack([tf.reduce_all(one) for one in finite])
+        return columns, squared_norms, faults
 
     def _constants(self) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """The weights of a teacher with normalisations as constants, if they fit.
+        """Return the teacher's weights as constants, if that helps and they fit.
 
-        TensorFlow folds the constants of a normalisation into the kernel before it.
+        TensorFlow folds the constants of a normalisation into the kernel before it,
+        which saves the normalisation. Without one there is nothing to gain.
         """
         models = self._teacher.models
         layers = [one for model in models for one in graph.get_descendants(model)]
@@ -108,12 +127,12 @@ class TeacherPass:
         weights = {id(w): w for model in models for w in model.variables}.values()
         with tf.init_scope():
             values = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        if sum(value.nbytes for value in values) > MOST_BYTES:
+        if sum(value.nbytes for value in values) > MAX_CONSTANT_BYTES:
             return []
         constants = [tf.constant(value) for value in values]
         return list(zip(weights, constants, strict=True))
 
 
 def format_column(name: str) -> str:
-    """A field's name without the fingerprint."""
+    """Return a column's name for messages: without the fingerprint, in quotes."""
     return f"'{name.partition(' ')[2]}'"

@@ -1,9 +1,8 @@
-"""Shards that hold the examples of a source with the teacher's teacher_pass."""
+"""Makes a cache of the teacher's outputs, or finds out whether one can be used."""
 
 import errno
 import itertools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,27 @@ import keras
 import numpy as np
 
 from keras_fitnets.cache.source import PARTS
+from keras_fitnets.cache.source import ExamplesDiffer
 from keras_fitnets.cache.source import ExampleSource
-from keras_fitnets.cache.source import has_same_bits
-from keras_fitnets.cache.storage import Shards
+from keras_fitnets.cache.storage import ColumnStore
 from keras_fitnets.cache.storage import choose_shard_size
 from keras_fitnets.cache.storage import read_manifest
 from keras_fitnets.cache.teacher_pass import TeacherPass
 from keras_fitnets.cache.teacher_pass import format_column
-from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.cached_dataset import is_among
 
-FORMAT = 1
+# Goes up with every change after which older caches cannot be read any more.
+FORMAT = 2
 
 
 class CacheWriter:
-    """A cache on disk: whether it fits, what it lacks, and what it gives back.
+    """Writes what a cache lacks, once it is clear that the cache belongs to the call.
 
     Args:
-        directory: where it is, or is to be.
-        source: the examples that it is of.
-        teacher_pass: the teacher that it is of.
-        views: how many views of each example are in it.
+        directory: of the cache, whether it is there or not.
+        source: the examples.
+        teacher_pass: runs the teacher on them.
+        views: how many views of each example the cache is to hold.
     """
 
     def __init__(
@@ -45,200 +44,230 @@ class CacheWriter:
         self._source = source
         self._teacher_pass = teacher_pass
         self._views = views
-        self._shards: Shards | None = None
 
-    def is_complete(self) -> bool:
-        """Whether all is there, by what the directory says now.
+    def open(self) -> ColumnStore | None:
+        """Return what the directory holds now; None if nothing is in it yet.
 
         Raises:
-            ValueError: if what is there is damaged, or belongs to something else.
+            ValueError: if the manifest is damaged, or belongs to something else.
         """
-        self._shards = None
-        plan = read_manifest(self.directory)
-        if plan is None:
-            return False
-        if plan.get("format") != FORMAT:
-            self._reject("Another version of keras_fitnets has made it.")
-        shards = Shards(self.directory, plan)
-        if plan["records"] is None and not shards.bytes():
-            # Whoever began it was refused, or killed, before there was anything.
-            return False
-        self._check(plan)
-        self._shards = shards
-        return shards.are_complete()
+        manifest = read_manifest(self.directory)
+        if manifest is None:
+            return None
+        if manifest.get("format") != FORMAT:
+            self._reject(
+                f"Another version of keras_fitnets has made it, in the format "
+                f"{manifest.get('format')}; this one reads {FORMAT}."
+            )
+        store = ColumnStore(self.directory, manifest)
+        if not store.num_bytes():
+            # Whoever began it was killed, or met an error, before there were outputs.
+            return None
+        self._check_manifest(store)
+        return store
 
-    def run(self, verbose: Any) -> None:
-        """Compare the examples that are there, and write those that are missing."""
-        shards, teacher_pass = self._shards or self._create(), self._teacher_pass
-        complete = shards.are_complete()
-        if not complete:
-            shards.clean()
-            self._check_disk_space(shards, verbose)
-        batches = self._source.batches
-        bar = keras.utils.Progbar(batches, unit_name="batch", verbose=bool(verbose))
-        with shards.behind() as write:
-            row = self._run(shards, complete, write, bar)
-        if shards.plan["records"] not in (row, None):
-            self._reject(f"It holds {shards.plan['records']} examples, not {row}.")
-        if not complete:
-            shards.note(records=row)
+    def run(self, store: ColumnStore | None, verbose: Any) -> ColumnStore:
+        """Verify what is there and write what is missing.
+
+        Args:
+            store: what `open` has returned.
+            verbose: 0 for silence, as in `fit`.
+
+        Returns:
+            The complete store.
+        """
+        if store is None:
+            store = self._create()
+        else:
+            self._verify(store, verbose)
+        if not store.is_complete():
+            store.remove_partial_files()
+            self._check_disk_space(store, verbose)
+            self._write(store, verbose)
             if verbose:
-                print(*teacher_pass.rounding_report(), sep="\n")
+                print(*self._teacher_pass.rounding_report(), sep="\n")
+        return store
 
-    def _run(
-        self, shards: Shards, complete: bool, write: Callable[..., None], bar: Any
-    ) -> int:
-        """All batches; the number of examples in them."""
-        teacher_pass = self._teacher_pass
-        # One is filled while the other is written.
-        rooms = itertools.cycle([np.zeros(shards.rows, shards.dtype) for _ in "ab"])
-        row, pending = 0, None
-        for batch in self._source if complete else self._source.iterate_and_verify():
-            said: dict[str, np.ndarray] = {}
-            size = len(next(iter(batch.values())))
-            for number, there, here in shards.pieces(row, size):
-                known = shards.shard(number)
-                if known is not None:
-                    self._compare(known[there], batch, here, row)
-                    if row == here.start == 0:
-                        said = teacher_pass(self._source.pack(batch)[0])
-                        self._spot_check_teacher(known[there], said, here)
-                    continue
-                said = said or teacher_pass(self._source.pack(batch)[0])
-                if pending is None:
-                    pending = next(rooms)
-                for name, array in {**batch, **said}.items():
-                    if array.shape[1:] != pending[name].shape[1:]:
-                        raise ValueError(
-                            f"The teacher's {format_column(name)} has the shape "
-                            f"{pending[name].shape[1:]} in one batch and "
-                            f"{array.shape[1:]} in another. Give all inputs one shape."
-                        )
-                    pending[name][there] = array[here]
-                if there.stop == shards.rows:
-                    write(number, pending)
-                    pending = None
-            row += size
-            bar.add(1)
-        if pending is not None:
-            write(row // shards.rows, pending[: row % shards.rows])
-        return row
-
-    def dataset(self, shuffle: bool, seed: int, batch_size: int) -> CachedDataset:
-        """What `fit` takes."""
-        assert self._shards is not None
-        return CachedDataset(
-            self._shards,
-            self._source.pack,
-            [name for name, *_ in self._source.fields],
-            self._teacher_pass.names,
-            views=self._views,
-            shuffle=shuffle,
-            seed=seed,
-            batch_size=batch_size,
-        )
-
-    def _create(self) -> Shards:
+    def _create(self) -> ColumnStore:
+        """Go through the examples for the first time, without the teacher."""
         source = self._source
-        inputs = source.pack(source.first)[0]
-        fields = [*source.fields, *self._teacher_pass.fields(inputs)]
-        facts = {"format": FORMAT, "views": self._views, "records": None}
-        self._shards = Shards(
+        inputs = source.pack(source.first_batch)[0]
+        columns = [*source.columns, *self._teacher_pass.columns(inputs)]
+        checksums = source.compute_checksums()
+        store = ColumnStore(
             self.directory,
-            {**facts, "fields": fields, "rows": choose_shard_size(fields)},
+            {
+                "format": FORMAT,
+                "views": self._views,
+                "columns": columns,
+                "shard_size": choose_shard_size(columns),
+                "num_rows": checksums[-1][0],
+                "checksums": checksums,
+            },
         )
-        self._shards.note()
-        return self._shards
+        store.write_manifest()
+        return store
 
-    def _check_disk_space(self, shards: Shards, verbose: Any) -> None:
-        """Say how much is to be written, and see whether there is room for it."""
-        records = self._source.batches * self._source.batch_size
-        needed = records * shards.dtype.itemsize
-        missing = needed - shards.bytes()
+    def _verify(self, store: ColumnStore, verbose: Any) -> None:
+        """Compare examples, files and teacher with those that the cache was made of."""
+        checksums = store.manifest["checksums"]
+        bar = _create_bar(len(checksums), verbose)
+        try:
+            for _ in self._source.iterate_and_verify(checksums):
+                bar.add(1)
+        except ExamplesDiffer as error:
+            self._reject_examples(store, error)
+        store.check_files()
+        if store.has_shard(0):
+            self._spot_check_teacher(store)
+
+    def _write(self, store: ColumnStore, verbose: Any) -> None:
+        """Go through the examples for the second time, with the teacher."""
+        checksums = store.manifest["checksums"]
+        bar = _create_bar(len(checksums), verbose)
+        # The next shard is filled while the one before is written.
+        buffers = itertools.cycle([store.allocate_shard(), store.allocate_shard()])
+        row, buffer = 0, None
+        with store.background_writer() as write:
+            for batch in self._source.iterate_and_verify(checksums):
+                size = len(next(iter(batch.values())))
+                parts = list(store.split(row, size))
+                missing = [part for part in parts if not store.has_shard(part[0])]
+                # A batch whose shards are all there does not need the teacher.
+                columns = self._add_outputs(batch) if missing else batch
+                for number, in_shard, in_batch in missing:
+                    buffer = next(buffers) if buffer is None else buffer
+                    self._fill(buffer, in_shard, columns, in_batch)
+                    if in_shard.stop == store.shard_rows(number):
+                        write(number, buffer)
+                        buffer = None
+                row += size
+                bar.add(1)
+
+    def _add_outputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**batch, **self._teacher_pass(self._source.pack(batch)[0])}
+
+    def _fill(
+        self,
+        buffer: dict[str, np.ndarray],
+        in_shard: slice,
+        columns: dict[str, np.ndarray],
+        in_batch: slice,
+    ) -> None:
+        for name, array in columns.items():
+            if array.shape[1:] != buffer[name].shape[1:]:
+                raise ValueError(
+                    f"The teacher's {format_column(name)} has the shape "
+                    f"{buffer[name].shape[1:]} in one batch and {array.shape[1:]} in "
+                    "another. Give all inputs one shape."
+                )
+            buffer[name][in_shard] = array[in_batch]
+
+    def _check_disk_space(self, store: ColumnStore, verbose: Any) -> None:
+        """Print how much is to be written, and raise if there is no room for it."""
+        needed = store.num_rows * store.row_bytes
+        missing = max(0, needed - store.num_bytes())
         if verbose:
             print(
-                f"The teacher's outputs on about {records:,} examples: "
+                f"The teacher's outputs on {store.num_rows:,} examples: "
                 f"{_format_size(needed)} in '{self.directory}', "
-                f"{_format_size(missing)} of them still"
-                " to be written."
+                f"{_format_size(missing)} of them still to be written."
             )
         free = shutil.disk_usage(self.directory).free
         if missing > free:
             raise OSError(
                 errno.ENOSPC,
                 f"The cache needs {_format_size(missing)}, and there are "
-                f"{_format_size(free)} free. "
-                "Make room, pass a directory on another disk, or cache fewer hints or "
-                "views",
+                f"{_format_size(free)} free. Make room, pass a directory on another "
+                "disk, or cache fewer hints or views",
                 str(self.directory),
             )
 
-    def _compare(
-        self, known: np.ndarray, batch: dict[str, np.ndarray], here: slice, row: int
-    ) -> None:
-        for name, array in batch.items():
-            if not has_same_bits(known[name], array[here]):
+    def _spot_check_teacher(self, store: ColumnStore) -> None:
+        """Run the teacher on one batch and compare.
+
+        The fingerprint is of layers and weights; the code of a user's own layer, or
+        what it reads from elsewhere, shows only in the outputs.
+        """
+        outputs = self._teacher_pass(self._source.pack(self._source.first_batch)[0])
+        count = min(self._source.batch_size, store.shard_rows(0))
+        for name, output in outputs.items():
+            if name not in store.columns or output.dtype == bool:
+                continue
+            cached = np.asarray(store.read_rows(name, np.arange(count)), "float64")
+            now = np.asarray(output[:count], "float64")
+            # As far apart as another precision or size of batch can bring them.
+            margin = 0.02 * np.max(
+                np.abs(cached), where=np.isfinite(cached), initial=0.0
+            )
+            is_close = now.shape == cached.shape and np.allclose(
+                now, cached, rtol=0, atol=margin
+            )
+            if not is_close:
                 self._reject(
-                    f"Its {name.split()[0]} from example {row + here.start} on are "
-                    "others than those of `dataset`, which must come unshuffled, or in "
-                    "one order, and with the same `augment`."
+                    f"The teacher's {format_column(name)} is now another for the same "
+                    "examples, although its layers and weights are the same."
                 )
 
-    def _spot_check_teacher(
-        self, known: np.ndarray, said: dict[str, np.ndarray], here: slice
-    ) -> None:
-        """Compare what the teacher says now: its code is in no fingerprint."""
-        for name, array in said.items():
-            if name in (known.dtype.names or ()) and array.dtype != bool:
-                then, now = (
-                    np.asarray(a, "float64") for a in (known[name], array[here])
-                )
-                # As far apart as another precision or size of batch can bring them.
-                margin = 0.02 * np.max(np.abs(then), where=np.isfinite(then), initial=0)
-                if not np.allclose(now, then, rtol=0, atol=margin):
-                    self._reject(f"The teacher now says another {format_column(name)}.")
-
-    def _check(self, plan: dict[str, Any]) -> None:
-        """Compare the plan of a cache with what is asked of it."""
-        asked, views = self._teacher_pass, self._views
-        parts = [field for field in plan["fields"] if field[0].split()[0] in PARTS]
-        if parts != self._source.fields:
+    def _check_manifest(self, store: ColumnStore) -> None:
+        """Compare the columns of a cache with those that this call needs."""
+        teacher_pass, source = self._teacher_pass, self._source
+        columns, views = store.manifest["columns"], store.manifest["views"]
+        examples = [column for column in columns if column[0].split()[0] in PARTS]
+        if examples != source.columns:
             self._reject(
-                f"Its examples are {parts}, those of `dataset` {self._source.fields}."
+                f"Its examples are {examples}, those of `dataset` {source.columns}."
             )
-        if plan["views"] != views:
+        if views != self._views:
             self._reject(
-                f"It holds {plan['views']} view(s) of each example, not {views}."
+                f"It holds {views} view(s) of each example, not {self._views}."
             )
-        said = {name: dtype for name, dtype, _ in plan["fields"][len(parts) :]}
-        members = {name.split()[0] for name in said}
-        if not members >= set(asked.fingerprints):
+        outputs = {name: dtype for name, dtype, _ in columns[len(examples) :]}
+        networks = {name.split()[0] for name in outputs}
+        if not networks >= set(teacher_pass.fingerprints):
             self._reject(
-                f"It is of another teacher: of the networks {sorted(members)}, by their"
-                f" weights and layers, and this one has {asked.fingerprints}."
+                f"It is of another teacher: its networks have the fingerprints "
+                f"{sorted(networks)}, of layers and weights, and those of this teacher "
+                f"{teacher_pass.fingerprints}."
             )
-        layers = sorted(map(format_column, said))
-        for member, what in asked.names:
-            name = f"{member} {what}"
-            if name not in said:
+        layers = sorted(map(format_column, outputs))
+        for network, what in teacher_pass.keys:
+            name = f"{network} {what}"
+            if name not in outputs:
                 self._reject(f"It has no '{what}', but {layers}.")
-            if what.startswith("hint ") and np.dtype(said[name]) != asked.hint_dtype:
+            is_hint = what.startswith("hint ")
+            if is_hint and np.dtype(outputs[name]) != teacher_pass.hint_dtype:
                 self._reject(
-                    f"It holds hints in {np.dtype(said[name])}; you asked for "
-                    f"hint_dtype={asked.hint_dtype!r}."
+                    f"It holds hints in {np.dtype(outputs[name])}, and the call has "
+                    f"hint_dtype={teacher_pass.hint_dtype!r}."
                 )
-        known = all(is_among(name, asked.names) for name in said)
-        if plan["records"] is None and not known:
+        # What is missing can only be written with all outputs that the cache has.
+        is_known = all(is_among(name, teacher_pass.keys) for name in outputs)
+        if not store.is_complete() and not is_known:
             self._reject(
                 f"It is unfinished, and was begun with {layers}; go on with the same "
                 "hints."
             )
+
+    def _reject_examples(self, store: ColumnStore, error: ExamplesDiffer) -> None:
+        if error.columns:
+            self._reject(
+                f"Its {', '.join(error.columns)} from example {error.row} on differ "
+                "from those of `dataset`, which must come unshuffled, or in one order, "
+                "and with the same `augment`."
+            )
+        number = "more" if error.row >= store.num_rows else f"{error.row}"
+        self._reject(f"It holds {store.num_rows} examples, and `dataset` has {number}.")
 
     def _reject(self, reason: str) -> None:
         raise ValueError(
             f"The cache in '{self.directory}' does not belong to this call. {reason} "
             "Pass another directory, or delete this one to make it anew."
         )
+
+
+def _create_bar(batches: int, verbose: Any) -> keras.utils.Progbar:
+    return keras.utils.Progbar(batches, unit_name="batch", verbose=bool(verbose))
 
 
 def _format_size(count: float) -> str:

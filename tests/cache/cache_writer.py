@@ -15,13 +15,13 @@ from keras_fitnets.cache import storage
 storage.SHARD_BYTES = 600
 FOLDER, *WORDS = sys.argv[1:]
 if WORDS:
-    write = storage.Shards.write
+    write = storage.ColumnStore.write_shard
 
     def slowly(*args):
         write(*args)
         time.sleep(0.2)
 
-    storage.Shards.write = slowly
+    storage.ColumnStore.write_shard = slowly
 
 dataset = test_cache.cached(
     test_cache.distiller(), test_cache.batches(*test_cache.data()), FOLDER
