@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# The examples are programs, and import one another from their own folder.
+# The examples are programs that import one another from their own folder.
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 
 def run(name: str, main: Callable[..., dict], parser: argparse.ArgumentParser) -> None:
-    """Publish what a program gives that takes the parser's arguments by their names."""
+    """Parse the arguments, pass them to `main` by name, and publish its result."""
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = vars(parser.parse_args())
     path = arguments.pop("json")
@@ -21,8 +21,9 @@ def run(name: str, main: Callable[..., dict], parser: argparse.ArgumentParser) -
 
 
 def publish(command: str, result: dict, path: Path | None) -> None:
-    """Print a result with its command and versions; write it to a file if asked."""
-    # Not above: a program may have to set up its environment before they are there.
+    """Print a result with its command and versions; write it to `path` if given."""
+    # These are imported here because some programs must set environment variables
+    # before TensorFlow is imported.
     import keras
     import tensorflow as tf
 

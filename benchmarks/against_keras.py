@@ -1,9 +1,9 @@
-"""What `keras.distillation` and `keras_fitnets` compute, side by side.
+"""Compare what `keras.distillation` and `keras_fitnets` compute.
 
     python -m benchmarks.against_keras
 
-Prints a Markdown table. Each row runs both on the same networks and numbers; the column
-"true" is worked out in NumPy.
+The program prints a Markdown table. Each row runs both packages on the same networks
+and numbers; the column "true" is computed with NumPy, or known in advance.
 """
 
 import platform
@@ -32,22 +32,22 @@ def network(width, name, norm=False, end=None):
     return keras.Sequential([keras.Input((64,)), *layers], name=name)
 
 
-def pair(norm=False, width=32):
-    """A teacher and a student that always start the same."""
+def build_pair(norm=False, width=32):
+    """Return a teacher and a student that always have the same first weights."""
     keras.utils.set_random_seed(0)
     return network(width, "teacher"), network(32, "student", norm)
 
 
 def keras_distiller(losses, student_loss_weight=0.0, **options):
     made = theirs.Distiller(
-        *pair(**options), losses, student_loss_weight=student_loss_weight
+        *build_pair(**options), losses, student_loss_weight=student_loss_weight
     )
     made.compile("adam", LABEL_LOSS)
     return made
 
 
 def our_distiller(hints=None, lambda_=1.0, label_loss=LABEL_LOSS, **options):
-    made = kf.Distiller(*pair(**options), hints=hints, lambda_=lambda_)
+    made = kf.Distiller(*build_pair(**options), hints=hints, lambda_=lambda_)
     made.compile("adam", label_loss)
     return made
 
@@ -168,7 +168,7 @@ def uneven_batches():
 
 
 def changed_weight():
-    """The loss after the soft term's weight goes to 0 between two epochs."""
+    """Return the loss after the weight of the soft term was set to 0."""
     x, y = digits("test")
     soft = theirs.LogitsDistillation(loss=keras.losses.KLDivergence())
     values = []
@@ -188,7 +188,11 @@ def checkpoint_bytes():
     soft = theirs.LogitsDistillation(loss=keras.losses.KLDivergence())
     with tempfile.TemporaryDirectory() as folder:
         for i, model in enumerate(
-            (keras_distiller(soft, width=2048), our_distiller(width=2048), pair()[1])
+            (
+                keras_distiller(soft, width=2048),
+                our_distiller(width=2048),
+                build_pair()[1],
+            )
         ):
             path = Path(folder) / f"{i}.weights.h5"
             model(np.zeros((1, 64)))

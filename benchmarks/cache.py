@@ -1,14 +1,14 @@
-"""What a cache of the teacher's outputs costs, and what it saves.
+"""What does a cache of the teacher's outputs cost, and what does it save?
 
-`python -m benchmarks.cache` makes a cache for the paper's CIFAR-10 pair (or a ResNet
-pair) on random images, and compares, each in turns with the other:
+`python -m benchmarks.cache` makes a cache for the paper's CIFAR-10 pair, or for a
+ResNet pair, on random images. It compares the following, measuring them in turns:
 
-- writing it with the teacher's forward passes over the same images;
-- a pass of the teacher as the writer runs it, with its weights as constants, into which
-  TensorFlow folds BatchNormalization, with an ordinary one;
-- an epoch of each stage on it with an epoch of the student alone in Keras' `fit`, and
+- writing the cache, with the teacher's forward passes over the same images;
+- a forward pass of the teacher as the writer runs it, with an ordinary one. The writer
+  turns the weights into constants, and TensorFlow folds BatchNormalization into them;
+- an epoch of each stage on the cache, with an epoch of the student alone in `fit`, and
   with the same epoch without the cache;
-- the losses of a training on hints in float16 with those on hints in float32.
+- the losses of a training on hints in float16, with those on hints in float32.
 """
 
 import argparse
@@ -51,24 +51,25 @@ def resnet_pair():
 PAIRS = {"maxout": maxout_pair, "resnet": resnet_pair}
 
 
-def images(shape: tuple[int, ...], count: int) -> tf.data.Dataset:
+def create_dataset(shape: tuple[int, ...], count: int) -> tf.data.Dataset:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, *shape)).astype("float32")
     dataset = tf.data.Dataset.from_tensor_slices((x, rng.integers(10, size=count)))
-    # Nothing to tune, and TensorFlow 2.21 may wait for it at the end of a pass.
+    # There is nothing to tune, but TensorFlow 2.21 may wait for its tuning at the end
+    # of a pass.
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
 
 
-def distiller_of(teacher, student, hints, stage: str) -> kf.Distiller:
+def create_distiller(teacher, student, hints, stage: str) -> kf.Distiller:
     distiller = kf.Distiller(teacher, student, hints=hints, stage=stage)
     distiller.compile(keras.optimizers.SGD(1e-4), LOSS)
     return distiller
 
 
 class Epoch(keras.callbacks.Callback):
-    """How long the last epoch took, by some clock."""
+    """Measures how long the last epoch took, by a given clock."""
 
     def __init__(self, clock=time.perf_counter):
         super().__init__()
@@ -81,8 +82,8 @@ class Epoch(keras.callbacks.Callback):
         self.seconds = self.clock() - self.start
 
 
-def epoch_of(name: str, model: keras.Model, dataset: tf.data.Dataset):
-    """A run of one epoch, without what `fit` does before the first."""
+def time_epoch(name: str, model: keras.Model, dataset: tf.data.Dataset):
+    """Return a function that times one epoch, without the start of `fit`."""
 
     def run():
         epoch = Epoch()
@@ -92,10 +93,10 @@ def epoch_of(name: str, model: keras.Model, dataset: tf.data.Dataset):
     return run
 
 
-def writing(
+def measure_writing(
     distiller, dataset: tf.data.Dataset, batches: int, repeats: int
 ) -> dict[str, float]:
-    """Of a cache, and the teacher's forward passes; of all batches, and of a third."""
+    """Time writing a cache and the teacher's passes, for all batches and a third."""
     [teacher] = distiller.teacher.models
     forward = tf.function(lambda x: teacher(x, training=False), reduce_retracing=True)
     folders = (Path(tempfile.mkdtemp()) for _ in itertools.count())
@@ -117,16 +118,21 @@ def writing(
     return measure_medians(steps, repeats, warm_up=1)
 
 
-def folding(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, float]:
-    """What constants save, and how far they move the teacher's logits."""
+def measure_folding(
+    distiller, dataset: tf.data.Dataset, repeats: int
+) -> dict[str, float]:
+    """Measure what constant weights save, and how far they change the logits."""
     images, _ = next(iter(dataset))
-    answers = TeacherPass(distiller.teacher, distiller.teacher_outputs, "float32")
-    [member], provider = answers.fingerprints, distiller.teacher_outputs
-    said = tf.function(lambda x: provider.said(x, [member])[member])
-    passes = {"ordinary": lambda: said(images), "folded": lambda: answers(images)}
+    teacher_pass = TeacherPass(distiller.teacher, distiller.teacher_outputs, "float32")
+    [member], provider = teacher_pass.fingerprints, distiller.teacher_outputs
+    compute = tf.function(lambda x: provider.compute_all(x, [member])[member])
+    passes = {
+        "ordinary": lambda: compute(images),
+        "folded": lambda: teacher_pass(images),
+    }
     seconds = measure_medians(passes, 5 * repeats)
-    logits = said(images)["output 0"].numpy()
-    moved = np.abs(answers(images)[f"{member} output 0"] - logits)
+    logits = compute(images)["output 0"].numpy()
+    moved = np.abs(teacher_pass(images)[f"{member} output 0"] - logits)
     return {
         "ordinary pass / with constants": seconds["ordinary"] / seconds["folded"],
         "largest difference of a logit": float(np.max(moved)),
@@ -134,29 +140,29 @@ def folding(distiller, dataset: tf.data.Dataset, repeats: int) -> dict[str, floa
     }
 
 
-def epochs(pair, dataset: tf.data.Dataset, folder: Path, repeats: int) -> dict:
-    """Of the student alone and of each stage, with and without the cache."""
+def measure_epochs(pair, dataset: tf.data.Dataset, folder: Path, repeats: int) -> dict:
+    """Time epochs of the student alone and of each stage, with and without a cache."""
     teacher, student, hints = PAIRS[pair]()
     student.compile(keras.optimizers.SGD(1e-4), LOSS)
-    runs = [epoch_of("student", student, dataset)]
+    runs = [time_epoch("student", student, dataset)]
     for stage in STAGES:
-        distiller = distiller_of(teacher, PAIRS[pair]()[1], hints, stage)
+        distiller = create_distiller(teacher, PAIRS[pair]()[1], hints, stage)
         kinds = {"cached": False, "cached and shuffled": True}
         for kind, shuffle in kinds.items():
             cached = kf.cache_teacher(
                 distiller, dataset, folder, shuffle=shuffle, verbose=0
             )
-            runs.append(epoch_of(f"{stage}, {kind}", distiller, cached))
-        runs.append(epoch_of(stage, distiller, dataset))
+            runs.append(time_epoch(f"{stage}, {kind}", distiller, cached))
+        runs.append(time_epoch(stage, distiller, dataset))
     return measure_in_turns(runs, repeats, warm_up=1)
 
 
-def rounding(pair, dataset: tf.data.Dataset, folder: Path) -> dict[str, float]:
-    """How far the losses of ten epochs move when the hints are in float16."""
+def measure_rounding(pair, dataset: tf.data.Dataset, folder: Path) -> dict[str, float]:
+    """Measure how far float16 hints change the losses of ten epochs."""
     losses = {}
     for dtype in ("float32", "float16"):
         keras.utils.set_random_seed(0)
-        distiller = distiller_of(*PAIRS[pair](), "joint")
+        distiller = create_distiller(*PAIRS[pair](), "joint")
         cached = kf.cache_teacher(
             distiller, dataset, folder / dtype, hint_dtype=dtype, verbose=0
         )
@@ -170,16 +176,18 @@ def rounding(pair, dataset: tf.data.Dataset, folder: Path) -> dict[str, float]:
 
 def main(pair: str, batches: int, repeats: int) -> dict:
     keras.utils.set_random_seed(0)
-    distiller = distiller_of(*PAIRS[pair](), "joint")
-    dataset = images(distiller.student.input_shape[1:], batches * BATCH).batch(BATCH)
+    distiller = create_distiller(*PAIRS[pair](), "joint")
+    dataset = create_dataset(distiller.student.input_shape[1:], batches * BATCH).batch(
+        BATCH
+    )
     with tempfile.TemporaryDirectory() as folder:
-        moved = rounding(pair, dataset.take(2), Path(folder))
-        written = writing(distiller, dataset, batches, repeats)
-        folded = folding(distiller, dataset, repeats)
-        # What is written once has fixed costs that want more batches than an epoch.
+        moved = measure_rounding(pair, dataset.take(2), Path(folder))
+        written = measure_writing(distiller, dataset, batches, repeats)
+        folded = measure_folding(distiller, dataset, repeats)
+        # Writing has fixed costs, so it needs more batches than an epoch does.
         third = dataset.take(batches // 3)
-        seconds = epochs(pair, third, Path(folder) / "kept", repeats)
-    # Writing begins with a trace, which does not grow with the data.
+        seconds = measure_epochs(pair, third, Path(folder) / "kept", repeats)
+    # Writing begins with tracing, a cost that does not grow with the data.
     further = {n: written[n] - written[f"{n}, a third"] for n in ("write", "forward")}
     over = {
         f"{stage}, {kind} / student": seconds[f"{stage}, {kind}"] / seconds["student"]

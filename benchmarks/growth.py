@@ -1,8 +1,8 @@
-"""How the cost of a step grows with the teacher, the hint pairs and the ensemble.
+"""How does the cost of a step grow with the teacher, the hint pairs, the ensemble?
 
 `python -m benchmarks.growth` measures steps of FitNet 1 in batches of 64, with and
-without a cache of the teacher's outputs, as multiples of the student's own step, and
-draws them.
+without a cache of the teacher's outputs, and prints and draws them as multiples of the
+student's own step.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import publish
 from benchmarks.step import BATCH
-from benchmarks.step import by_keras
+from benchmarks.step import make_keras_step
 from keras_fitnets.report import multiplications
 from keras_fitnets.report.timing import measure_medians
 
@@ -36,8 +36,8 @@ SWEEPS = {
 }
 
 
-def points(sweep: str) -> dict[float, tuple[Any, list | None]]:
-    """The teacher and the hints for each point on the axis of a sweep."""
+def create_points(sweep: str) -> dict[float, tuple[Any, list | None]]:
+    """Return the teacher and the hints for each point on the axis of a sweep."""
     if sweep == "teacher":
         teachers = [networks.maxout_teacher(width) for width in WIDTHS]
         return {multiplications(one) / 1e6: (one, None) for one in teachers}
@@ -50,15 +50,15 @@ def points(sweep: str) -> dict[float, tuple[Any, list | None]]:
 
 
 def measure(sweep: str, folder: Path, repeats: int) -> list[dict[str, float]]:
-    """For each point the steps as multiples of the student's."""
+    """Measure, for each point, the steps as multiples of the student's own."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4 * BATCH, 32, 32, 3)).astype("float32")
     y = rng.integers(10, size=len(x))
-    # The batches are there already: what it costs to load them is not in question.
+    # The batches stay in memory, because loading them is not what is measured.
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH).cache()
-    steps = {"student": by_keras(networks.fitnet1(), data.repeat())}
-    at = points(sweep)
+    steps = {"student": make_keras_step(networks.fitnet1(), data.repeat())}
+    at = create_points(sweep)
     for point, (teacher, hints) in at.items():
         for kind in ("without", "cached"):
             distiller = kf.Distiller(teacher, networks.fitnet1(), hints)
@@ -67,10 +67,11 @@ def measure(sweep: str, folder: Path, repeats: int) -> list[dict[str, float]]:
                 used = kf.cache_teacher(
                     distiller, data, folder / f"{sweep}{point}", verbose=0
                 )
-            steps[f"{point} {kind}"] = by_keras(distiller, used.repeat())
+            steps[f"{point} {kind}"] = make_keras_step(distiller, used.repeat())
         batch = tf.constant(x[:BATCH])
-        asked = tf.function(lambda d=distiller, b=batch: d.taught(b).said)
-        steps[f"{point} teacher"] = asked
+        steps[f"{point} teacher"] = tf.function(
+            lambda d=distiller, b=batch: d.with_teacher_outputs(b).teacher_outputs
+        )
     seconds = measure_medians(steps, repeats)
     own = seconds["student"]
     return [

@@ -1,10 +1,10 @@
-"""Kills a training run again and again; it must end as if nothing had happened.
+"""Kill a training run again and again, and check that it ends as if undisturbed.
 
-`python -m benchmarks.kills --kills 50` trains once undisturbed. Then it starts the same
-command, ends it with SIGKILL at a random moment, starts it again, and so on until it
-comes to its end; then the next run, until there were enough kills. Some kills are aimed
-into the writing of a checkpoint, some at the end of stage 1. Each end is compared with
-the first one, bit for bit.
+`python -m benchmarks.kills --kills 50` trains once without interruption. Then it starts
+the same command, ends it with SIGKILL at a random moment, starts it again, and so on
+until the command finishes; it goes on with further runs until the number of kills is
+reached. Some kills are aimed at the writing of a checkpoint, and some at the end of
+stage 1. The result of each run is compared bit for bit with the first one.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from pathlib import Path
 from benchmarks import publish
 
 EPOCHS = 8
-# At which marks kills are aimed, in turn; "" is a random moment of the run.
+# The marks at which kills are aimed, in turn; "" is a random moment of the run.
 AIMS = ("", "writing", "stage hint epoch", "", "stage hint end", "writing")
 AIMED_WITHIN = 0.02
 
 
 def train(directory: Path) -> None:
-    """Both stages, with all that has a state; what is left of it as a digest."""
+    """Train both stages, with everything that has a state; write down the result."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -38,7 +38,7 @@ def train(directory: Path) -> None:
 
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    marks = _marks(directory, keras)
+    marks = _create_marks(directory, keras)
 
     def network(*widths: int) -> keras.Model:
         layers = []
@@ -61,7 +61,7 @@ def train(directory: Path) -> None:
             "val_label_loss", 0.5, patience=1, mode="min"
         ),
     ]
-    with _written(marks):
+    with _mark_writing(marks):
         history = kf.fit_stagewise(
             distiller,
             x,
@@ -88,9 +88,9 @@ def train(directory: Path) -> None:
     (directory / "outcome.json").write_text(json.dumps(outcome, default=float))
 
 
-def _marks(directory, keras):
+def _create_marks(directory, keras):
     class Marks(keras.callbacks.Callback):
-        """Tells in a file how far the run is."""
+        """Writes the progress of the run to a file."""
 
         def put(self, *words):
             with open(directory / "marks", "a") as file:
@@ -106,8 +106,8 @@ def _marks(directory, keras):
 
 
 @contextlib.contextmanager
-def _written(marks):
-    """Mark the writing of checkpoints."""
+def _mark_writing(marks):
+    """Write marks before and after each checkpoint is written."""
     import tensorflow as tf
 
     save = tf.train.CheckpointManager.save
@@ -124,7 +124,7 @@ def _written(marks):
 
 
 class Run:
-    """One run of the command in a directory, to be started as often as needed."""
+    """A run of the command in a directory, which can be started repeatedly."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -149,7 +149,7 @@ def finish(run: Run, process: subprocess.Popen) -> None:
 
 
 def kill_somewhere(run: Run, rng: random.Random, seconds: float, aim: str) -> str:
-    """Start the run and kill it; the place where it died, or "" if it was faster."""
+    """Start the run and kill it; return its last mark, or "" if it finished first."""
     process = run.start()
     wait_for_marks(run, process)
     if aim:
@@ -172,8 +172,8 @@ def wait_for_marks(run: Run, process: subprocess.Popen) -> None:
         time.sleep(0.002)
 
 
-def place(marks: list[str]) -> str:
-    """Where the last mark is: "in a checkpoint's write", "in stage hint", …"""
+def describe_place(marks: list[str]) -> str:
+    """Describe where the last mark is: "in a checkpoint's write", "in stage hint", …"""
     if marks[-1].startswith("writing"):
         return "in a checkpoint's write"
     stage = next(mark.split()[1] for mark in reversed(marks) if "stage" in mark)
@@ -197,7 +197,7 @@ def main(kills: int, seed: int) -> dict:
         wait_for_marks(whole, process)
         begin = time.monotonic()
         finish(whole, process)
-        # Shorter than the whole, or a run would seldom be killed twice.
+        # Much shorter than a whole run, which otherwise would rarely be killed twice.
         seconds = 0.3 * (time.monotonic() - begin)
         while sum(places.values()) < kills:
             run = Run(Path(folder) / f"run{runs}")
@@ -209,7 +209,7 @@ def main(kills: int, seed: int) -> dict:
                 aim = AIMS[sum(places.values()) % len(AIMS)]
                 mark = kill_somewhere(run, rng, seconds, aim)
                 if mark:
-                    where = place(run.marks())
+                    where = describe_place(run.marks())
                     places[where] += 1
                     print(f"{sum(places.values())}: {where} ({mark})", flush=True)
             compare(runs, run.outcome(), whole.outcome())

@@ -1,8 +1,8 @@
-"""500 epochs of a tiny problem: does memory grow, is a step traced twice?
+"""500 epochs of a tiny problem: does memory grow, and is a step traced twice?
 
 `python -m benchmarks.long_run` trains both stages for 500 epochs each, with validation,
-annealing, checkpoints and a look at every number, and prints the memory of the process
-after ten epochs and at the end, how often each step was traced, and what was logged.
+annealing, checkpoints and `CheckNumerics`. It prints the memory of the process after
+ten epochs and at the end, how often each step was traced, and how much was logged.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from benchmarks import run
 SETTLED = 10
 
 
-def resident() -> float:
-    """The memory of this process that is in use, in MB."""
+def measure_memory() -> float:
+    """Return the resident memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -34,8 +34,8 @@ def resident() -> float:
 TRACES: collections.Counter[str] = collections.Counter()
 
 
-class Watching(kf.Distiller):
-    """Counts how often its steps are traced, by stage."""
+class TraceCounter(kf.Distiller):
+    """A Distiller that counts how often its steps are traced, by stage."""
 
     def train_step(self, data):
         TRACES[f"{self.stage} train"] += not tf.executing_eagerly()
@@ -47,14 +47,14 @@ class Watching(kf.Distiller):
 
 
 class Memory(keras.callbacks.Callback):
-    """The memory after each epoch."""
+    """Records the memory of the process after each epoch."""
 
     def __init__(self):
         super().__init__()
         self.megabytes: list[float] = []
 
     def on_epoch_end(self, epoch, logs=None):
-        self.megabytes.append(resident())
+        self.megabytes.append(measure_memory())
 
 
 def network(*widths):
@@ -67,7 +67,7 @@ def main(epochs: int) -> dict:
     TRACES.clear()
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     y = np.argmax(x, axis=1) % 3
-    distiller = Watching(network(16, 16), network(4, 4, 4), hints="middle")
+    distiller = TraceCounter(network(16, 16), network(4, 4, 4), hints="middle")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile("adam", loss, metrics=["accuracy"])
     memory = {"hint": Memory(), "kd": Memory()}

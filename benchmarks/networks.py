@@ -1,4 +1,4 @@
-"""The networks that are measured, for CIFAR: maxout networks of the paper, ResNets."""
+"""The measured networks: the paper's maxout networks for CIFAR-10, and ResNets."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ import keras
 
 from keras_fitnets import models
 
-# Goodfellow et al., "Maxout Networks" (arXiv 1302.4389), all pools of the same padding.
+# Goodfellow et al., "Maxout Networks" (arXiv 1302.4389), but all pools use "same"
+# padding.
 MAXOUT = models.Plan(
     ((96,), (192,), (192,)),
     pools=((4, 2, "same"), (4, 2, "same"), (2, 2, "same")),
@@ -16,23 +17,23 @@ MAXOUT = models.Plan(
 
 
 def fitnet1(more: int = 0) -> keras.Model:
-    """FitNet 1 of Romero et al., "FitNets" (arXiv 1412.6550), Table 7."""
+    """Build FitNet 1 of Romero et al., "FitNets" (arXiv 1412.6550), Table 7."""
     return models.build(_deeper(models.PLANS["fitnet1"], more), name="fitnet1")
 
 
 def wide_fitnet1() -> keras.Model:
-    """The same with twice the channels: a teacher with as many layers."""
+    """Build FitNet 1 with twice the channels: a teacher with equally many layers."""
     return models.build(_wider(models.PLANS["fitnet1"], 2), name="wide_fitnet1")
 
 
 def maxout_teacher(width: int = 96, more: int = 0) -> keras.Model:
-    """The paper's teacher; with other widths than its 96 it keeps its proportions."""
+    """Build the paper's teacher; `width` scales all channels, and 96 is the paper's."""
     plan = _deeper(_wider(MAXOUT, width / 96), more)
     return models.build(plan, name="maxout_teacher")
 
 
 def resnet(last: str = "conv5_block3_out", more: int = 0) -> keras.Model:
-    """ResNet50 up to some layer, `more` convolutions with BatchNorm, and logits."""
+    """Build ResNet50 up to a layer, `more` convolutions with BatchNorm, and logits."""
     whole = keras.applications.ResNet50(False, weights=None, input_shape=(64, 64, 3))
     x = whole.get_layer(last).output
     for _ in range(more):
@@ -49,7 +50,7 @@ def _wider(plan: models.Plan, factor: float) -> models.Plan:
 
 
 def _deeper(plan: models.Plan, more: int) -> models.Plan:
-    """With further convolutions in the last block."""
+    """Return the plan with further convolutions in its last block."""
     *blocks, last = plan.blocks
     blocks += [[*last, *last[-1:] * more]]
     sides = [*plan.sides, *plan.sides[-1:] * more]

@@ -1,19 +1,19 @@
-"""What training costs besides arithmetic, in the main job of `examples/digits.py`.
+"""What does training cost besides arithmetic, on the digits of `examples/digits.py`?
 
-`python -m benchmarks.overhead` measures, with the teacher, the student, the data, the
-optimizer and the one thread of that example,
+`python -m benchmarks.overhead` uses the teacher, the student, the data, the optimizer
+and the single thread of that example. It measures
 
-- the time to the first step: from the call of `fit` on new networks, just compiled, to
-  the end of the first batch, beside the student alone in plain Keras, whose step has no
-  teacher to trace and to run;
-- an epoch in stage "kd": of `fit`, with one, eight or all steps in a call, beside a
-  loop by hand with the same loss and optimizer, but without logs, and beside a plain
-  `fit` of the student with as many forward passes of the teacher;
-- what `import keras_fitnets` adds to `import keras`;
+- the time to the first step: from the call of `fit` on newly compiled networks to the
+  end of the first batch. It is compared with the student alone in plain Keras, which
+  has no teacher to trace and run;
+- an epoch of `fit` in stage "kd", with one, eight or all steps in one call. It is
+  compared with a loop written by hand, with the same loss and optimizer but without
+  logs; and with a plain `fit` of the student plus the teacher's forward passes;
+- the time that `import keras_fitnets` adds to `import keras`;
 - how often each step is traced.
 
-Seconds are of the process's own processor time, but for the import: on one thread that
-is what it would take on an idle machine.
+All times but that of the import are processor time of this process: on one thread, this
+is what the work would take on an idle machine.
 """
 
 import argparse
@@ -38,10 +38,10 @@ import keras_fitnets as kf
 from benchmarks import run
 from benchmarks.cache import Epoch
 from benchmarks.long_run import TRACES
-from benchmarks.long_run import Watching
+from benchmarks.long_run import TraceCounter
 from keras_fitnets.report.timing import measure_in_turns
 
-EPOCHS = 26  # of the learning rate's schedule, as many as the example's
+EPOCHS = 26  # for the learning rate's schedule, as in the example
 TEMPERATURE, LAMBDA = 3.0, 4.0
 OPTIONS: dict[str, Any] = {"batch_size": 32, "verbose": 0}
 STAGES = ("hint", "kd", "joint")
@@ -50,12 +50,12 @@ IMPORT = """
 import time, keras
 start = time.perf_counter()
 import keras_fitnets
-from keras_fitnets.report.timing import medians_of
+from keras_fitnets.report.timing import measure_medians
 print(time.perf_counter() - start)
 """
 Run = Callable[[], dict[str, float]]
 
-# A time over the sum of others, and what the ratio should be.
+# Each ratio is a time divided by the sum of others.
 RATIOS = {
     **{
         f"first step, {name} / plain": (f"first step, {name}", ["first step, plain"])
@@ -77,16 +77,18 @@ TARGETS = {"first step": "≤ 1.5", "epoch": "-"}
 
 
 class FirstBatch(keras.callbacks.Callback):
-    """Ends a training after its first batch, and knows when that was over."""
+    """Ends a training after its first batch, and records when that batch ended."""
 
     def on_train_batch_end(self, batch, logs=None):
         self.over = time.process_time()
         self.model.stop_training = True
 
 
-def first_step(job: digits.Run, name: str, stage: str | None) -> dict[str, float]:
-    """The time to the first step, and of what comes before it."""
-    teacher, model = digits.teacher_network(), digits.student_network()
+def measure_first_step(
+    job: digits.Run, name: str, stage: str | None
+) -> dict[str, float]:
+    """Measure the time to the first step, and the times of the calls before it."""
+    teacher, model = digits.build_teacher_network(), digits.build_student_network()
     optimizer, first = job.optimizer(EPOCHS), FirstBatch()
     gc.collect()
     start = time.process_time()
@@ -103,8 +105,8 @@ def first_step(job: digits.Run, name: str, stage: str | None) -> dict[str, float
     return {f"first step, {name}": first.over - called, **(before if stage else {})}
 
 
-def epoch_by_keras(job: digits.Run, model: keras.Model, steps: int) -> Callable:
-    """An epoch of `fit`, as a function that returns its seconds."""
+def make_keras_epoch(job: digits.Run, model: keras.Model, steps: int) -> Callable:
+    """Return a function that runs an epoch of `fit` and returns its seconds."""
     model.compile(
         *(job.optimizer(EPOCHS), digits.LOSS, None, ["accuracy"]),
         steps_per_execution=steps,
@@ -118,10 +120,10 @@ def epoch_by_keras(job: digits.Run, model: keras.Model, steps: int) -> Callable:
     return run
 
 
-def epoch_by_hand(
+def make_hand_epoch(
     job: digits.Run, steps: int, teacher: keras.Model, student: Any = None
 ) -> Callable:
-    """The same of a loop by hand; without a student the teacher alone is run."""
+    """Return the same for a loop by hand; without a student it runs the teacher."""
     x, y = map(tf.constant, job.train)
     size, optimizer = OPTIONS["batch_size"], job.optimizer(EPOCHS)
     if student:
@@ -129,12 +131,12 @@ def epoch_by_hand(
 
     def step(at: tf.Tensor) -> tf.Tensor:
         inputs, labels = tf.gather(x, at), tf.gather(y, at)
-        taught = teacher(inputs, training=False)
+        target = teacher(inputs, training=False)
         if not student:
-            return tf.reduce_sum(taught)
+            return tf.reduce_sum(target)
         with tf.GradientTape() as tape:
             learned = student(inputs, training=True)
-            soft = tf.nn.softmax(taught / TEMPERATURE)
+            soft = tf.nn.softmax(target / TEMPERATURE)
             logs = tf.nn.log_softmax(learned / TEMPERATURE)
             hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, learned)
             loss = tf.reduce_mean(hard - LAMBDA * tf.reduce_sum(soft * logs, -1))
@@ -160,18 +162,18 @@ def epoch_by_hand(
 
 
 def epochs(job: digits.Run) -> list[Run]:
-    """Runs of an epoch, by Keras, by us and by hand."""
+    """Return functions that time an epoch: by Keras, by a Distiller and by hand."""
     runs: list[Run] = []
     for name in STEPS_A_CALL:
         steps = job.steps if name == "all" else int(name)
-        teacher, student = digits.teacher_network(), digits.student_network
+        teacher, student = digits.build_teacher_network(), digits.build_student_network
         loops = {
-            "kd": epoch_by_keras(
+            "kd": make_keras_epoch(
                 job, kf.Distiller(teacher, student(), stage="kd"), steps
             ),
-            "by hand": epoch_by_hand(job, steps, teacher, student()),
-            "student": epoch_by_keras(job, student(), steps),
-            "teacher": epoch_by_hand(job, steps, teacher),
+            "by hand": make_hand_epoch(job, steps, teacher, student()),
+            "student": make_keras_epoch(job, student(), steps),
+            "teacher": make_hand_epoch(job, steps, teacher),
         }
         for other, loop in loops.items():
             key = f"epoch, {name} a call, {other}"
@@ -179,14 +181,14 @@ def epochs(job: digits.Run) -> list[Run]:
     return runs
 
 
-def import_time() -> dict[str, float]:
+def measure_import() -> dict[str, float]:
     command = [sys.executable, "-c", IMPORT]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"import": float(done.stdout)}
 
 
-def traces(job: digits.Run) -> dict[str, dict[str, int]]:
-    """How often the steps are traced by `fit_stagewise` and by `fit`."""
+def count_traces(job: digits.Run) -> dict[str, dict[str, int]]:
+    """Count how often `fit_stagewise` and `fit` trace the steps."""
     options = {"validation_data": job.validation, **OPTIONS}
     fits = {
         "fit_stagewise": lambda d: kf.fit_stagewise(d, *job.train, 2, 2, **options),
@@ -195,8 +197,8 @@ def traces(job: digits.Run) -> dict[str, dict[str, int]]:
     found = {}
     for name, fit in fits.items():
         TRACES.clear()
-        networks = digits.teacher_network(), digits.student_network()
-        distiller = Watching(*networks, digits.HINTS, stage="kd")
+        networks = digits.build_teacher_network(), digits.build_student_network()
+        distiller = TraceCounter(*networks, digits.HINTS, stage="kd")
         job.compile(distiller, EPOCHS)
         fit(distiller)
         found[name] = dict(TRACES)
@@ -206,17 +208,19 @@ def traces(job: digits.Run) -> dict[str, dict[str, int]]:
 def main(repeats: int) -> dict[str, Any]:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    # Every network is traced anew, which TensorFlow takes for an oversight.
+    # Each network traces its own step. TensorFlow would warn that this is slow.
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
     job = digits.Run(0, None, SimpleNamespace(**OPTIONS))
     stages = {"plain": None, **{s: s for s in STAGES}, "fit_stagewise": "hint"}
-    firsts = [functools.partial(first_step, job, *names) for names in stages.items()]
+    firsts = [
+        functools.partial(measure_first_step, job, *names) for names in stages.items()
+    ]
     seconds = {
         **measure_in_turns(firsts, repeats, warm_up=1),
         **measure_in_turns(epochs(job), repeats, warm_up=1),
     }
-    imported = measure_in_turns([import_time], repeats, warm_up=1)["import"]
+    imported = measure_in_turns([measure_import], repeats, warm_up=1)["import"]
     ratios = {
         name: {
             "measured": round(seconds[top] / sum(seconds[b] for b in bottom), 3),
@@ -229,7 +233,7 @@ def main(repeats: int) -> dict[str, Any]:
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "ratios": ratios,
         "seconds of the import": {"measured": round(imported, 3), "target": "≤ 0.2"},
-        "traces": traces(job),
+        "traces": count_traces(job),
     }
 
 

@@ -1,8 +1,8 @@
-"""What it saves that the trials of a search share stage 1 and the teacher's outputs.
+"""How much time do the trials of a search save by sharing stage 1 and the teacher?
 
-`python -m benchmarks.search` searches λ and τ for the student of `examples/digits.py`
-twice with the same trials: by `FitNetHyperModel`, and by a HyperModel as it would be
-written without it, which trains stage 1 and runs the teacher in each trial.
+`python -m benchmarks.search` searches for λ and τ twice, with the same trials, for the
+student of `examples/digits.py`: with `FitNetHyperModel`, and with a plain HyperModel,
+which trains stage 1 and runs the teacher in each trial.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RANGES = {"lambda": (1.0, 8.0), "temperature": (1.0, 10.0)}
 
 
 class ByHand(keras_tuner.HyperModel):
-    """The obvious way."""
+    """A plain HyperModel, as one would write it without this package's."""
 
     def __init__(self, teacher):
         super().__init__()
@@ -37,7 +37,7 @@ class ByHand(keras_tuner.HyperModel):
     def build(self, hp):
         distiller = kf.Distiller(
             self.teacher,
-            digits.student_network(),
+            digits.build_student_network(),
             digits.HINTS,
             lambda_=hp.Float("lambda", *RANGES["lambda"], sampling="log"),
             temperature=hp.Float("temperature", *RANGES["temperature"], sampling="log"),
@@ -60,10 +60,10 @@ def main(trials: int, hint_epochs: int, epochs: int) -> dict:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(0)
-    teacher = digits.teacher_network()
+    teacher = digits.build_teacher_network()
     job = digits.Run(0, None, SimpleNamespace(batch_size=BATCH))
     ours = kf.tuning.FitNetHyperModel(
-        *(teacher, lambda hp: digits.student_network(), digits.HINTS),
+        *(teacher, lambda hp: digits.build_student_network(), digits.HINTS),
         *(RANGES["lambda"], RANGES["temperature"], RATE, RATE),
         **{"loss": digits.LOSS, "metrics": ["accuracy"]},
     )

@@ -1,9 +1,9 @@
-"""What a training step costs, beside the plain one and beside others' ways.
+"""What does a training step cost, compared with plain Keras and other implementations?
 
-`python -m benchmarks.step` measures, side by side in one process, steps of a Distiller
-in every stage; those of the student alone, of `keras.distillation`, and of loops that
-are written by hand; and prints the ratios between them. It is for CPUs, on which a step
-has done its work when it returns.
+`python -m benchmarks.step` measures steps side by side in one process, and prints the
+ratios between them: steps of a Distiller in every stage, of the student alone, of
+`keras.distillation`, and of loops written by hand. It is meant for CPUs, on which a
+step has finished its work when it returns.
 """
 
 import argparse
@@ -31,10 +31,11 @@ Step = Callable[[], object]
 
 
 class Pair(NamedTuple):
-    """Makers of two networks, given how many layers to put on top, and the hint.
+    """Functions that build two networks with extra layers on top, and the hint.
 
-    Hint and guided layer have one shape, for `keras.distillation` has no regressor; the
-    Distiller has its own. The last maker makes the like of that for loops by hand.
+    The hint and the guided layer have the same shape, because `keras.distillation` has
+    no regressor. The Distiller has one; the last function builds the same regressor for
+    the loops written by hand.
     """
 
     teacher: Callable[[int], keras.Model]
@@ -58,7 +59,7 @@ PAIRS = {
     ),
 }
 
-# A step over the sum of others, and what the ratio should be.
+# Each ratio is a step divided by the sum of others; the last entry is its target.
 RATIOS: dict[str, tuple[str, list[str], str]] = {
     "kd / (student + teacher)": ("kd", ["student", "teacher"], "≤ 1.05"),
     "joint / (student + teacher)": ("joint", ["student", "teacher"], "≤ 1.05"),
@@ -75,22 +76,22 @@ RATIOS: dict[str, tuple[str, list[str], str]] = {
 }
 
 
-def by_keras(
+def make_keras_step(
     model: keras.Model, data: tf.data.Dataset, jit_compile: bool = False
 ) -> Step:
-    """The step that `fit` takes."""
+    """Return a function that runs one step as `fit` does."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.RMSprop(), loss, jit_compile=jit_compile)
-    # Builds the optimizer and makes the function.
+    # This builds the optimizer and creates the train function.
     model.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
     iterator = iter(data)
     return lambda: model.train_function(iterator)
 
 
-def by_hand(
+def make_hand_step(
     pair: Pair, stage: str, teacher: keras.Model, x: tf.Tensor, y: tf.Tensor
 ) -> Step:
-    """The mathematics of a stage, on networks that end where the stage does."""
+    """Return a hand-written step of a stage, on networks cut where the stage ends."""
 
     def cut(network: keras.Model, layer: str) -> keras.Model:
         logits = {} if stage == "hint" else {"logits": network.output}
@@ -104,16 +105,16 @@ def by_hand(
 
     @tf.function
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        taught = teacher(x, training=False)
+        target = teacher(x, training=False)
         with tf.GradientTape() as tape:
             learned = student(x, training=True)
             variables, loss = student.trainable_variables, 0.0
             if stage != "kd":
-                error = tf.square(taught["hint"] - regressor(learned["hint"]))
+                error = tf.square(target["hint"] - regressor(learned["hint"]))
                 loss += 0.5 * tf.reduce_mean(tf.reduce_sum(error, [1, 2, 3]))
                 variables = variables + regressor.trainable_variables
             if stage != "hint":
-                soft = tf.nn.softmax(taught["logits"] / TEMPERATURE)
+                soft = tf.nn.softmax(target["logits"] / TEMPERATURE)
                 logs = tf.nn.log_softmax(learned["logits"] / TEMPERATURE)
                 loss -= LAMBDA * tf.reduce_mean(tf.reduce_sum(soft * logs, -1))
                 loss += tf.reduce_mean(
@@ -143,7 +144,7 @@ def measure(pair: Pair, repeats: int) -> dict[str, dict]:
             lambda_=LAMBDA,
             stage=stage,
         )
-        return by_keras(distiller, data, jit_compile)
+        return make_keras_step(distiller, data, jit_compile)
 
     soft = keras.distillation.LogitsDistillation(
         TEMPERATURE, keras.losses.KLDivergence()
@@ -151,16 +152,16 @@ def measure(pair: Pair, repeats: int) -> dict[str, dict]:
     feature = keras.distillation.FeatureDistillation("mse", *pair.hint)
     theirs = keras.distillation.Distiller(teacher, pair.student(0), [soft, feature])
     steps = {
-        "student": by_keras(pair.student(0), data),
-        "another student": by_keras(pair.student(0), data),
+        "student": make_keras_step(pair.student(0), data),
+        "another student": make_keras_step(pair.student(0), data),
         "teacher": forward,
         **{stage: ours(stage) for stage in STAGES},
-        **{f"{s} by hand": by_hand(pair, s, teacher, x, y) for s in STAGES},
-        "keras.distillation": by_keras(theirs, data),
+        **{f"{s} by hand": make_hand_step(pair, s, teacher, x, y) for s in STAGES},
+        "keras.distillation": make_keras_step(theirs, data),
         "hint + 10": ours("hint", more=10),
     }
     seconds = measure_medians(steps, repeats)
-    # Apart from the others, since a compiled step may take many times as long.
+    # These are measured apart, because a compiled step may take many times as long.
     compiled = {f"{s}, XLA": ours(s, jit_compile=True) for s in STAGES}
     beside = {f"{stage}, beside": steps[stage] for stage in STAGES}
     seconds |= measure_medians({**compiled, **beside}, -(-repeats // 4))
@@ -177,7 +178,7 @@ def measure(pair: Pair, repeats: int) -> dict[str, dict]:
     }
 
 
-def table(pairs: dict[str, dict]) -> str:
+def format_table(pairs: dict[str, dict]) -> str:
     lines = [f"| | {' | '.join(pairs)} | target |", "|---" * (len(pairs) + 2) + "|"]
     for name, (*_, target) in RATIOS.items():
         measured = [f"{one['ratios'][name]['measured']:.2f}" for one in pairs.values()]
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     options = parser.parse_args()
-    # Each step is traced once, in a function of its own that TensorFlow takes for one.
+    # Each model traces its own step. TensorFlow would warn that this is slow.
     tf.get_logger().setLevel("ERROR")
     wanted = list(PAIRS) if options.pair == "both" else [options.pair]
     pairs = {name: measure(PAIRS[name], options.repeats) for name in wanted}
@@ -200,7 +201,7 @@ def main() -> None:
     )
     result = {"cores": os.cpu_count(), "batch": BATCH, "pairs": pairs}
     publish(command, result, options.json)
-    print("\n" + table(pairs))
+    print("\n" + format_table(pairs))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The paper's CIFAR-10 networks at full size, side by side: how large, and how fast.
+"""The paper's CIFAR-10 networks at full size: how large and how fast are they?
 
 `python -m benchmarks.table5` counts the layers, weights and multiplications of the
-teacher and of FitNet 1 to 4, measures their forward passes at batch 1 and 128, and puts
-them beside Table 5 of Romero et al., "FitNets" (arXiv 1412.6550). Convolutions, the
-maxout layer and the softmax are layers; weights are without biases; a speed-up is the
-teacher's time over the network's.
+teacher and of FitNet 1 to 4, times their forward passes at batch 1 and 128, and
+compares them with Table 5 of Romero et al., "FitNets" (arXiv 1412.6550). Convolutions,
+the maxout layer and the softmax count as layers. Weights do not include biases. A
+speed-up is the teacher's time divided by the network's.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from keras_fitnets import models
 from keras_fitnets.report import multiplications
 from keras_fitnets.report.timing import measure_medians
 
-# Layers, weights, multiplications and speed-up in the paper.
+# The paper's layers, weights, multiplications and speed-ups.
 PAPER = {
     "cifar_teacher": (5, 9e6, 725e6, 1.0),
     "fitnet1": (11, 250e3, 30e6, 13.36),
@@ -33,14 +33,14 @@ PAPER = {
 BATCHES = (1, 128)
 
 
-def forward(network: keras.Model, batch: int) -> Callable[[], object]:
+def make_forward(network: keras.Model, batch: int) -> Callable[[], object]:
     images = tf.random.stateless_normal((batch, *network.input_shape[1:]), (0, 0))
     step = tf.function(functools.partial(network, training=False))
     return lambda: step(images).numpy()
 
 
 def main(repeats: int) -> dict:
-    """Their counts, and the medians of their times."""
+    """Return the counts of the networks, and their speed-ups."""
     networks = {name: models.build(name) for name in PAPER}
     rows: dict[str, dict] = {}
     for name, network in networks.items():
@@ -58,7 +58,9 @@ def main(repeats: int) -> dict:
             ),
         }
     for batch in BATCHES:
-        steps = {name: forward(network, batch) for name, network in networks.items()}
+        steps = {
+            name: make_forward(network, batch) for name, network in networks.items()
+        }
         times = measure_medians(steps, repeats)
         for name, seconds in times.items():
             rows[name][f"speed-up, batch {batch}"] = times["cifar_teacher"] / seconds

@@ -1,16 +1,17 @@
-"""FitNet 1 to 4 on CIFAR-10: by backprop, by KD and in two stages.
+"""Train FitNet 1 to 4 on CIFAR-10 by backprop, by KD and in two stages.
 
-The accuracies of Table 5 of Romero et al., "FitNets" (arXiv 1412.6550). The recipe
-"paper" is the paper's, for an accelerator: its teacher, up to 500 epochs a stage, their
-number chosen on 10,000 images and then used on all 50,000. The recipe "short" is for
-some hours of a CPU: a smaller teacher, few epochs whose number is fixed, and a falling
-rate, on all 50,000 images.
+These are the accuracies of Table 5 of Romero et al., "FitNets" (arXiv 1412.6550). The
+recipe "paper" is the paper's, and needs an accelerator: it has the paper's teacher and
+up to 500 epochs a stage. The number of epochs is chosen on 10,000 images; the students
+are then trained on all 50,000. The recipe "short" takes some hours of a CPU: it has a
+smaller teacher, and a few epochs, fixed in number, with a falling learning rate, on all
+50,000 images.
 
-    python examples/cifar10.py --data-dir FOLDER    # that of tensorflow-datasets
+    python examples/cifar10.py --data-dir FOLDER    # FOLDER of tensorflow-datasets
     python examples/cifar10.py --data-dir FOLDER --net fitnet4 --recipe paper
 
-Interrupted, the same command goes on where it was; once the teacher is trained, other
-processes may do other --methods in the same folder.
+If the program is interrupted, the same command resumes it. Once the teacher is trained,
+other processes may run other --methods in the same folder.
 """
 
 import argparse
@@ -36,10 +37,11 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How long each network is trained, and what its teacher is.
+    """The teacher, and the length of each training.
 
-    With `patience` the epochs are the most there may be, and how many there are is
-    chosen on validation images; without it the rate falls to nothing in their course.
+    With `patience`, the epochs are an upper limit, and their number is chosen on
+    validation images. Without it, all epochs are used, and the learning rate falls to
+    nothing during them.
     """
 
     teacher: str | kf.models.Plan
@@ -68,17 +70,17 @@ def flip(image, seed):
 
 
 class Job:
-    """The teacher, what it says of the images, and the students it has."""
+    """The teacher, its cached outputs, and its students."""
 
     def __init__(self, options):
         self.options, self.recipe = options, RECIPES[options.recipe]
         self.strategy = kf.strategy()
-        self.data = images.prepared(options.folder / "images.npz", options.data_dir)
+        self.data = images.prepare(options.folder / "images.npz", options.data_dir)
         both = zip(self.data["train"], self.data["validation"], strict=True)
         self.data["all"] = tuple(np.concatenate(arrays) for arrays in both)
-        self.teacher = self._taught(options.folder / "teacher.keras")
+        self.teacher = self._load_teacher(options.folder / "teacher.keras")
 
-    def _taught(self, path):
+    def _load_teacher(self, path):
         if not path.exists():
             epochs = self.recipe.teacher_epochs
             keras.utils.set_random_seed(0)
@@ -105,7 +107,7 @@ class Job:
     def examples(self, part):
         return tf.data.Dataset.from_tensor_slices(self.data[part])
 
-    def cached(self, distiller, part):
+    def cache(self, distiller, part):
         training = {"augment": flip, "views": 2, "shuffle": True}
         return kf.cache_teacher(
             *(distiller, self.examples(part).batch(BATCH)),
@@ -116,7 +118,7 @@ class Job:
         )
 
     def result(self, method):
-        """The student that a method gives, from its file if it was trained before."""
+        """Return the results of a method: from its file, or else by training."""
         name = f"{method}_{self.options.seed}"
         path = self.options.folder / f"{name}.json"
         if not path.exists():
@@ -125,10 +127,10 @@ class Job:
                 hint_epochs, kd_epochs = 0, hint_epochs + kd_epochs
             counts, found = (hint_epochs, kd_epochs), {}
             if self.recipe.patience:
-                _, history = self._trained(method, "train", *counts)
+                _, history = self._train(method, "train", *counts)
                 counts = best_epochs(history)
                 found["validation"] = history.kd.history["val_accuracy"]
-            student, history = self._trained(method, "all", *counts)
+            student, history = self._train(method, "all", *counts)
             student.save(path.with_suffix(".keras"))
             found |= {
                 "epochs": counts,
@@ -136,12 +138,12 @@ class Job:
                 "kd": history.kd.history,
                 "parameters": student.count_params(),
                 "multiplications": kf.report.multiplications(student),
-                "test_accuracy": study.accuracy(student, self.data["test"]),
+                "test_accuracy": study.measure_accuracy(student, self.data["test"]),
             }
             path.write_text(json.dumps(found))
         return json.loads(path.read_text())
 
-    def _trained(self, method, part, hint_epochs, kd_epochs):
+    def _train(self, method, part, hint_epochs, kd_epochs):
         options, recipe = self.options, self.recipe
         title, guided = f"{METHODS[method]}, {part}", kf.models.PLANS[options.net].hints
         keras.utils.set_random_seed(options.seed)
@@ -154,10 +156,10 @@ class Job:
                 student,
                 hints=(recipe.hint_layer, guided[1]),
                 temperature=TEMPERATURE,
-                # Without the soft term it is backprop, at the same cost a step.
+                # Without the soft term this is backprop, at the same cost of a step.
                 lambda_=0.0 if method == "plain" else 4.0,
             )
-        data = self.cached(distiller, part)
+        data = self.cache(distiller, part)
         rates = [recipe.rate(n * len(data)) for n in (hint_epochs, kd_epochs)]
         with self.strategy.scope():
             hint_optimizer, optimizer = map(keras.optimizers.RMSprop, rates)
@@ -165,7 +167,7 @@ class Job:
         annealing = kf.LambdaAnnealing(4.0, 1.0, recipe.patience and 500 or kd_epochs)
         chosen, patience = {}, None
         if part == "train":
-            chosen["validation_data"] = self.cached(distiller, "validation")
+            chosen["validation_data"] = self.cache(distiller, "validation")
             chosen["monitor"], patience = "val_accuracy", recipe.patience
         history = kf.fit_stagewise(
             distiller,
@@ -195,13 +197,13 @@ class Job:
 
 
 def best_epochs(history):
-    """How many epochs each stage had when it was best."""
+    """Return the number of the best epoch of each stage, counted from 1."""
     hint = history.hint.history.get("val_hint_loss")
     first = int(np.argmin(hint)) + 1 if hint else 0
     return first, int(np.argmax(history.kd.history["val_accuracy"])) + 1
 
 
-def table(rows):
+def format_table(rows):
     heads = {"parameters": 12, "multiplications": 17, "test accuracy, %": 18}
     lines = [" " * 12 + "".join(f"{head:>{width}}" for head, width in heads.items())]
     for name, row in rows.items():
@@ -215,14 +217,16 @@ def table(rows):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     nets = [name for name in kf.models.NAMES if name.startswith("fitnet")]
-    parser.add_argument("--data-dir", type=Path, help="that of tensorflow-datasets")
+    parser.add_argument(
+        "--data-dir", type=Path, help="the data directory of tensorflow-datasets"
+    )
     parser.add_argument("--net", choices=nets, default="fitnet1")
     parser.add_argument("--recipe", choices=RECIPES, default="short")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("cifar10_run"))
-    parser.add_argument("--threads", type=int, default=0, help="0: all there are")
-    options, settings = study.begin(
+    parser.add_argument("--threads", type=int, default=0, help="0 uses all cores")
+    options, settings = study.parse_options(
         *(parser, arguments, ("methods", "seed", "data_dir", "threads"))
     )
     job = Job(options)
@@ -230,13 +234,13 @@ def main(arguments=None):
         "Teacher": {
             "parameters": job.teacher.count_params(),
             "multiplications": kf.report.multiplications(job.teacher),
-            "test_accuracy": study.accuracy(job.teacher, job.data["test"]),
+            "test_accuracy": study.measure_accuracy(job.teacher, job.data["test"]),
         }
     }
     for method in options.methods:
         rows[METHODS[method]] = job.result(method)
     study.record(options.folder, settings, seed=options.seed, results=rows)
-    print(f"\n{table(rows)}")
+    print(f"\n{format_table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How deep a thin network may be and still learn: backprop, distillation, hints.
+"""How deep may a thin network be and still learn? Backprop, distillation and hints.
 
-Figure 2 of Romero et al., "FitNets" (arXiv 1412.6550), on CIFAR-10, small enough for a
-CPU: maxout networks of 3x3 kernels with 3 to 19 layers, all of about as many
-multiplications, from the paper's first weights and without BatchNorm, each trained in
-three ways for equally many epochs. The images are halved to 16x16 pixels, normalised in
-contrast and whitened.
+This is Figure 2 of Romero et al., "FitNets" (arXiv 1412.6550), on CIFAR-10, small
+enough for a CPU. The networks are maxout networks of 3x3 kernels with 3 to 19 layers.
+All have about the same number of multiplications, start from the paper's first weights,
+and have no BatchNorm. Each is trained in three ways for equally many epochs. The images
+are halved to 16x16 pixels, normalised in contrast and whitened.
 
-    python examples/depth.py --data-dir FOLDER    # that of tensorflow-datasets
+    python examples/depth.py --data-dir FOLDER    # FOLDER of tensorflow-datasets
 
-Every training is kept: interrupted, the same command goes on with the next, and other
-processes may do other --seeds in the same folder once the teacher is trained.
+Every training is stored: if the program is interrupted, the same command resumes with
+the next one. Once the teacher is trained, other processes may run other --seeds in the
+same folder.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class Job(images.Job):
 
 
 def plan_of(layers, width):
-    """A network of some layers, the fully-connected one and the softmax included."""
+    """Return the plan of a network; the dense layer and the softmax count as layers."""
     blocks = [(width * at,) * count for at, count in enumerate(BLOCKS[layers], 1)]
     pools = (2,) * (len(blocks) - 1) + (kf.models.ALL,)
     return kf.models.Plan(blocks, pools, units=100)
@@ -52,8 +53,8 @@ def build(plan, **options):
 
 
 @functools.cache
-def widest(layers, budget):
-    """The plan of the widest network within the budget."""
+def find_widest(layers, budget):
+    """Return the plan of the widest network within the budget."""
 
     def cost(width):
         return kf.report.multiplications(build(plan_of(layers, width)))
@@ -65,31 +66,33 @@ def widest(layers, budget):
     return plan_of(layers, width + more)
 
 
-def hints_of(plan):
-    """The second blocks' last convolutions, as in the paper's tables; or the first."""
+def choose_hints(plan):
+    """Name the last convolution of each second block (or first), as the paper does."""
     first_two = plan.blocks[:2]
     return f"conv{len(first_two)}", f"conv{sum(map(len, first_two))}"
 
 
-def training(job, method, layers, seed):
-    """What came out of one training; from its file if it was done before."""
+def load_or_train(job, method, layers, seed):
+    """Return the result of one training: from its file, or else by training."""
     options = job.options
-    plan = widest(layers, options.budget)
+    plan = find_widest(layers, options.budget)
     student = functools.partial(build, plan, initializer="paper")
-    return study.kept(
+    return study.load_or_run(
         options.folder / "trainings" / f"{method}_{layers}_{seed}.json",
-        lambda: job.result(method, student, hints_of(plan), seed, f"{layers} layers"),
+        lambda: job.result(
+            method, student, choose_hints(plan), seed, f"{layers} layers"
+        ),
     )
 
 
-def summary(found):
-    """Mean and spread over the seeds, of the best epochs' test accuracy."""
+def format_summary(found):
+    """Format mean and standard deviation over the seeds of the test accuracies."""
     lines = [f"{'layers':<8}" + "".join(f"{METHODS[name]:>20}" for name in found)]
     for layers in next(iter(found.values())):
         shown = []
         for rows in found.values():
             values = [row["test_accuracy"] for row in rows[layers]]
-            shown.append(study.shown(values, 1))
+            shown.append(study.format_mean(values, 1))
         lines.append(f"{layers:<8}" + "".join(f"{text:>20}" for text in shown))
     return "\n".join(lines)
 
@@ -134,11 +137,13 @@ def main(arguments=None):
     epochs = {"teacher_epochs": 15, "epochs": 24, "hint_epochs": 8}
     images.add_options(parser, "depth_run", **epochs)
     parser.add_argument("--budget", type=int, default=3_000_000, help="multiplications")
-    parser.add_argument("--epsilon", type=float, default=1e-7, help="RMSprop's")
+    parser.add_argument(
+        "--epsilon", type=float, default=1e-7, help="the epsilon of RMSprop"
+    )
     parser.add_argument("--layers", type=int, nargs="+", choices=BLOCKS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     kept = ("seeds", "data_dir", "layers", "methods")
-    options, settings = study.begin(parser, arguments, kept)
+    options, settings = study.parse_options(parser, arguments, kept)
     depths = options.layers or [*BLOCKS]
     job = Job(
         options,
@@ -146,12 +151,14 @@ def main(arguments=None):
         lambda: build(TEACHER),
         hint_layers=("conv1", "conv2"),
     )
-    teacher = study.accuracy(job.teacher, job.data["test"])
+    teacher = study.measure_accuracy(job.teacher, job.data["test"])
     found = {name: {str(layers): [] for layers in depths} for name in options.methods}
     for seed in options.seeds:
         for layers in depths:
             for method in options.methods:
-                found[method][str(layers)].append(training(job, method, layers, seed))
+                found[method][str(layers)].append(
+                    load_or_train(job, method, layers, seed)
+                )
     draw(found, teacher, options.folder / "depth.png")
     study.record(
         *(options.folder, settings),
@@ -159,7 +166,7 @@ def main(arguments=None):
         teacher={"test_accuracy": teacher, "parameters": job.teacher.count_params()},
         results=found,
     )
-    print(f"\nTeacher: {teacher:.1f} %\n{summary(found)}")
+    print(f"\nTeacher: {teacher:.1f} %\n{format_summary(found)}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""A thin deep student learns handwritten digits from a wide teacher, or fails to.
+"""Train a thin, deep student on handwritten digits in three ways, and compare them.
 
-Trains a maxout teacher of five layers, then one student of eleven layers and a tenth
-of its parameters in three ways: by plain backpropagation, by knowledge distillation
-with an annealed λ, and as a FitNet. Prints a table, draws a picture, saves the student.
+The teacher is a maxout network of five layers. The student has eleven layers and a
+tenth of the teacher's parameters. It is trained by plain backpropagation, by knowledge
+distillation with an annealed λ, and as a FitNet: on a hint first, and then by
+distillation. The program prints a table, draws a picture and saves the student.
 
     python examples/digits.py              # one seed, some minutes
-    python examples/digits.py --seeds 5    # means and their spread
+    python examples/digits.py --seeds 5    # means and standard deviations
 
-Interrupted, the same command goes on where it was.
+If the program is interrupted, the same command resumes it.
 """
 
 import argparse
@@ -30,8 +31,8 @@ METHODS = {"plain": "Plain backprop", "kd": "KD", "fitnet": "FitNet"}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def maxout_network(name, blocks, units, pieces, initializer):
-    """3x3 maxout convolutions, a pool after each block, a maxout layer, logits."""
+def build_maxout_network(name, blocks, units, pieces, initializer):
+    """Build blocks of 3x3 maxout convolutions with pools, a maxout layer and logits."""
     options = {"kernel_initializer": initializer}
     inputs = x = keras.Input((8, 8, 1))
     layer = 0
@@ -47,14 +48,15 @@ def maxout_network(name, blocks, units, pieces, initializer):
     return keras.Model(inputs, outputs, name=name)
 
 
-def teacher_network():
-    return maxout_network("teacher", TEACHER, 100, 5, "glorot_uniform")
+def build_teacher_network():
+    return build_maxout_network("teacher", TEACHER, 100, 5, "glorot_uniform")
 
 
-def student_network():
-    # As small as the paper's: without hints the signal dies on its way up.
+def build_student_network():
+    # First weights as small as the paper's: without a hint, the signal vanishes on its
+    # way through the layers, and the gradient on its way back.
     initializer = keras.initializers.RandomUniform(-0.05, 0.05)
-    return maxout_network("student", STUDENT, 24, 2, initializer)
+    return build_maxout_network("student", STUDENT, 24, 2, initializer)
 
 
 def load(split):
@@ -63,8 +65,8 @@ def load(split):
     return images.numpy(), labels.numpy()
 
 
-def with_shifted_copies(images, labels, copies=4):
-    """The images, and copies of them moved by fractions of a pixel."""
+def add_shifted_copies(images, labels, copies=4):
+    """Return the images, and copies of them moved by fractions of a pixel."""
     moved = [images]
     for seed in range(copies):
         shift = keras.layers.RandomTranslation(
@@ -75,11 +77,11 @@ def with_shifted_copies(images, labels, copies=4):
 
 
 class Run:
-    """The trainings of one seed, each in a folder from which it goes on."""
+    """The trainings of one seed, each resumable from a folder of its own."""
 
     def __init__(self, seed, folder, options):
         self.seed, self.folder, self.options = seed, folder, options
-        self.train = with_shifted_copies(*load("train"))
+        self.train = add_shifted_copies(*load("train"))
         self.validation = load("validation")
         self.steps = -(-len(self.train[0]) // options.batch_size)
 
@@ -88,14 +90,15 @@ class Run:
         return keras.optimizers.RMSprop(rate)
 
     def compile(self, model, epochs):
-        # An epoch is one call into the graph: the steps are small.
+        # The steps are so small that Python's part of each would matter. Therefore a
+        # whole epoch is one call of the compiled function.
         model.compile(
             *(self.optimizer(epochs), LOSS, None, ["accuracy"]),
             steps_per_execution=self.steps,
         )
 
     def fit(self, name, model, epochs, callbacks=()):
-        """An ordinary `fit` that ends on the best validation accuracy."""
+        """Run an ordinary `fit` that ends with the weights of its best epoch."""
         folder = self.folder / name
         log, best = folder / "log.csv", folder / "best.weights.h5"
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,9 +126,9 @@ class Run:
         return read_log(log)
 
     def fitnet(self, teacher, hints=HINTS, name="fitnet"):
-        """The two stages."""
+        """Train a student in two stages; return it with the logs of both."""
         hint_epochs, kd_epochs = self.options.hint_epochs, self.options.kd_epochs
-        distiller = kf.Distiller(teacher, student_network(), hints=hints)
+        distiller = kf.Distiller(teacher, build_student_network(), hints=hints)
         self.compile(distiller, kd_epochs)
         title = f"Seed {self.seed}, {name}"
         history = kf.fit_stagewise(
@@ -154,14 +157,14 @@ class Run:
         return distiller.student, {**history.kd.history, **history.hint.history}
 
     def all(self):
-        """The four networks, and the logs of their training."""
+        """Train all four networks; return them with the logs of their trainings."""
         epochs = self.options.hint_epochs + self.options.kd_epochs
-        networks, logs = {"teacher": teacher_network()}, {}
+        networks, logs = {"teacher": build_teacher_network()}, {}
         teacher = networks["teacher"]
         logs["teacher"] = self.fit("teacher", teacher, self.options.teacher_epochs)
-        networks["plain"] = student_network()
+        networks["plain"] = build_student_network()
         logs["plain"] = self.fit("plain", networks["plain"], epochs)
-        networks["kd"] = student_network()
+        networks["kd"] = build_student_network()
         distiller = kf.Distiller(teacher, networks["kd"])
         annealing = kf.LambdaAnnealing(4.0, 1.0, epochs)
         logs["kd"] = self.fit("kd", distiller, epochs, [annealing])
@@ -170,7 +173,10 @@ class Run:
 
 
 def read_log(path):
-    """A CSVLogger's file as lists; a line that a restored epoch wrote again, once."""
+    """Read the file of a CSVLogger as lists.
+
+    An epoch that was repeated after an interruption has two lines; the last one counts.
+    """
     if not path.exists():
         return {}
     with path.open() as file:
@@ -179,20 +185,20 @@ def read_log(path):
     return {name: [float(row[name]) for row in rows.values()] for name in names}
 
 
-def table(rows):
+def format_table(rows):
     lines = [
         f"{'':<16}{'parameters':>12}{'multiplications':>17}{'test accuracy, %':>20}"
     ]
     for row in rows:
         lines.append(
             f"{row['name']:<16}{row['parameters']:>12,}{row['multiplications']:>17,}"
-            f"{study.shown(row['test']):>20}"
+            f"{study.format_mean(row['test']):>20}"
         )
     return "\n".join(lines)
 
 
 def draw(logs, hint_epochs, teacher_accuracy, path):
-    """Hint loss, λ and validation accuracy over the epochs of one seed."""
+    """Draw hint loss, λ and validation accuracy over the epochs of one seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -213,7 +219,7 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
     axes["hint"].set_ylim(bottom=0)
     axes["lambda"].plot(second, fitnet["lambda"], color="#009E73")
     axes["lambda"].set(title="Stage 2: λ is annealed", ylabel="λ", xlabel="epoch")
-    # Wide below narrow, since two of them may well be the same.
+    # Draw the wide line first: two of the curves may coincide, and both stay visible.
     styles = {
         "plain": {"color": "#E69F00", "linewidth": 6},
         "kd": {"color": "#0072B2", "linewidth": 2, "linestyle": "--"},
@@ -243,7 +249,9 @@ def draw(logs, hint_epochs, teacher_accuracy, path):
 
 
 def add_options(parser, seeds, folder):
-    parser.add_argument("--seeds", type=int, default=seeds, help="how many, from 0 on")
+    parser.add_argument(
+        "--seeds", type=int, default=seeds, help="the number of seeds, from 0 on"
+    )
     parser.add_argument("--teacher-epochs", type=int, default=8)
     parser.add_argument("--hint-epochs", type=int, default=8)
     parser.add_argument("--kd-epochs", type=int, default=18)
@@ -254,7 +262,7 @@ def add_options(parser, seeds, folder):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, seeds=1, folder="digits_run")
-    options, settings = study.begin(parser, arguments)
+    options, settings = study.parse_options(parser, arguments)
     rows, test = {}, load("test")
     for seed in range(options.seeds):
         keras.utils.set_random_seed(seed)
@@ -271,15 +279,15 @@ def main(arguments=None):
                     "test": [],
                 },
             )
-            row["validation"].append(study.accuracy(network, run.validation))
-            row["test"].append(study.accuracy(network, test))
+            row["validation"].append(study.measure_accuracy(network, run.validation))
+            row["test"].append(study.measure_accuracy(network, test))
         if seed == 0:
             networks["fitnet"].save(options.folder / "student.keras")
             draw(
                 *(logs, options.hint_epochs, rows["teacher"]["validation"][0]),
                 options.folder / "digits.png",
             )
-    print(f"\n{table(rows.values())}\n")
+    print(f"\n{format_table(rows.values())}\n")
     study.record(
         *(options.folder, settings), seeds=list(range(options.seeds)), results=rows
     )

@@ -1,12 +1,12 @@
-"""A student of one, two and four teachers, of both averages of what they say.
+"""Train a student with one, two and four teachers, averaged in two ways.
 
-The networks of digits.py. Romero et al., "FitNets" (arXiv 1412.6550), section 2.1, let
-a student learn from an ensemble: from the arithmetic mean of the members' probabilities
-or from the geometric one. The hint is the first member's.
+The networks are those of digits.py. In section 2.1 of Romero et al., "FitNets" (arXiv
+1412.6550), a student learns from an ensemble: from the arithmetic or the geometric mean
+of its members' probabilities. The hint is the first member's.
 
     python examples/ensembles.py
 
-Interrupted, the same command goes on where it was.
+If the program is interrupted, the same command resumes it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Job:
         self.teachers = []
         for at in range(4):
             keras.utils.set_random_seed(4 * seed + at)
-            self.teachers.append(digits.teacher_network())
+            self.teachers.append(digits.build_teacher_network())
             self.run.fit(f"teacher_{at}", self.teachers[at], options.teacher_epochs)
 
     def result(self, count, average):
@@ -48,24 +48,24 @@ class Job:
         student, logs = self.run.fitnet(teacher, name=f"{count}_{average}")
         best = max(logs["val_accuracy"])
         return {
-            "teachers": self.accuracy_of(teacher),
+            "teachers": self.measure_accuracy(teacher),
             "label_loss": logs["val_label_loss"][logs["val_accuracy"].index(best)],
-            "validation_accuracy": study.accuracy(student, self.run.validation),
-            "test_accuracy": study.accuracy(student, self.test),
+            "validation_accuracy": study.measure_accuracy(student, self.run.validation),
+            "test_accuracy": study.measure_accuracy(student, self.test),
         }
 
-    def accuracy_of(self, teacher):
+    def measure_accuracy(self, teacher):
         images, labels = self.test
         logits = [model.predict(images, verbose=0) for model in teacher.models]
         together = keras.ops.argmax(teacher.soft_logits(logits, 1.0, "softmax"), -1)
         return 100 * float(keras.ops.mean(keras.ops.equal(together, labels)))
 
 
-def table(found):
+def format_table(found):
     lines = [f"{'':<16}{'the teachers, %':>18}{'student, test, %':>20}"]
     for name, rows in found.items():
         shown = [
-            study.shown([row[key] for row in rows])
+            study.format_mean([row[key] for row in rows])
             for key in ("teachers", "test_accuracy")
         ]
         lines.append(f"{name:<16}{shown[0]:>18}{shown[1]:>20}")
@@ -75,7 +75,7 @@ def table(found):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     digits.add_options(parser, seeds=5, folder="ensembles_run")
-    options, settings = study.begin(parser, arguments)
+    options, settings = study.parse_options(parser, arguments)
     found = {name: [] for name in ENSEMBLES}
     test = digits.load("test")
     for seed in range(options.seeds):
@@ -83,11 +83,11 @@ def main(arguments=None):
         for name, rows in found.items():
             path = job.folder / f"{name}.json"
             rows.append(
-                study.kept(path, lambda j=job, of=ENSEMBLES[name]: j.result(*of))
+                study.load_or_run(path, lambda j=job, of=ENSEMBLES[name]: j.result(*of))
             )
     seeds = [*range(options.seeds)]
     study.record(options.folder, settings, seeds=seeds, results=found)
-    print(f"\n{table(found)}")
+    print(f"\n{format_table(found)}")
 
 
 if __name__ == "__main__":

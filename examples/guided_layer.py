@@ -1,12 +1,12 @@
-"""Where in the student the hint should be learned: accuracy against the guided layer.
+"""Which layer of the student should be guided? Accuracy for each guided layer.
 
-The teacher and the eleven-layer student of digits.py, with each of the student's nine
-convolutions in turn as the guided layer; the hint is the teacher's middle layer. Romero
-et al., "FitNets" (arXiv 1412.6550), section 2.2, warn of a guided layer that is deep.
+The teacher and the eleven-layer student are those of digits.py. Each of the student's
+nine convolutions in turn is the guided layer; the hint is the teacher's middle layer.
+Section 2.2 of Romero et al., "FitNets" (arXiv 1412.6550), warns of deep guided layers.
 
     python examples/guided_layer.py
 
-Interrupted, the same command goes on where it was.
+If the program is interrupted, the same command resumes it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Job:
         self.folder = options.folder / f"seed_{seed}"
         self.run = digits.Run(seed, self.folder, options)
         keras.utils.set_random_seed(seed)
-        self.teacher = digits.teacher_network()
+        self.teacher = digits.build_teacher_network()
         self.run.fit("teacher", self.teacher, options.teacher_epochs)
 
     def result(self, layer):
@@ -40,9 +40,9 @@ class Job:
         student, logs = self.run.fitnet(self.teacher, (HINT, name), name)
         return {
             "hint_loss": min(logs["val_hint_loss"]),
-            "train_accuracy": study.accuracy(student, self.run.train),
-            "validation_accuracy": study.accuracy(student, self.run.validation),
-            "test_accuracy": study.accuracy(student, self.test),
+            "train_accuracy": study.measure_accuracy(student, self.run.train),
+            "validation_accuracy": study.measure_accuracy(student, self.run.validation),
+            "test_accuracy": study.measure_accuracy(student, self.test),
         }
 
 
@@ -70,11 +70,11 @@ def draw(found, path):
     plt.close(figure)
 
 
-def table(found):
+def format_table(found):
     lines = [f"{'guided layer':<16}{'hint loss':>16}{'test accuracy, %':>20}"]
     for layer, rows in found.items():
         shown = [
-            study.shown([row[key] for row in rows])
+            study.format_mean([row[key] for row in rows])
             for key in ("hint_loss", "test_accuracy")
         ]
         lines.append(f"{f'conv{layer}':<16}{shown[0]:>16}{shown[1]:>20}")
@@ -84,18 +84,18 @@ def table(found):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     digits.add_options(parser, seeds=5, folder="guided_layer_run")
-    options, settings = study.begin(parser, arguments)
+    options, settings = study.parse_options(parser, arguments)
     found = {layer: [] for layer in LAYERS}
     test = digits.load("test")
     for seed in range(options.seeds):
         job = Job(seed, options, test)
         for layer, rows in found.items():
             path = job.folder / f"conv{layer}.json"
-            rows.append(study.kept(path, lambda j=job, at=layer: j.result(at)))
+            rows.append(study.load_or_run(path, lambda j=job, at=layer: j.result(at)))
     draw(found, options.folder / "guided_layer.png")
     seeds = [*range(options.seeds)]
     study.record(options.folder, settings, seeds=seeds, results=found)
-    print(f"\n{table(found)}")
+    print(f"\n{format_table(found)}")
 
 
 if __name__ == "__main__":

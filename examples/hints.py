@@ -11,11 +11,11 @@
 # %% [markdown]
 # # What a hint does
 #
-# A deep thin student is hard to train: from small first weights the signal dies on
-# its way up, and the gradient on its way down. A *hint* helps in the middle: in stage
-# 1 the lower half of the student learns to predict a hidden layer of the teacher.
-# This notebook looks at what it predicts before and after, at the weight λ of stage 2,
-# and at what the teacher is sure of.
+# A deep, thin student is hard to train: with small first weights, the signal vanishes
+# on its way through the layers, and so does the gradient on its way back. A *hint*
+# helps in the middle: in stage 1 the lower half of the student learns to predict a
+# hidden layer of the teacher. This notebook shows the prediction before and after
+# stage 1, the effect of the weight λ in stage 2, and the teacher's confidence.
 
 # %%
 import os
@@ -34,9 +34,9 @@ TEACHER_EPOCHS, HINT_EPOCHS, KD_EPOCHS = 20, 15, 30
 # %% [markdown]
 # ## A wide teacher, a deep thin student
 #
-# The handwritten digits of scikit-learn, 8×8 pixels. The teacher has two wide
-# convolutions. The student has six narrow ones, and small first weights, as in the
-# paper.
+# The data are the handwritten digits of scikit-learn, 8×8 pixels. The teacher has two
+# wide convolutions. The student has six narrow ones, and small first weights, as in
+# the paper.
 
 # %%
 train, validation, test = (
@@ -78,19 +78,20 @@ print(f"teacher: {teacher.evaluate(*validation, verbose=0)[1]:.1%} on validation
 # %% [markdown]
 # ## Before and after stage 1
 #
-# The hint is the teacher's first layer, 32 maps; the guided layer is the student's
-# third, with 8. A regressor stands between them, and is thrown away at the end. For two
-# images, the teacher's maps above what the regressor makes of the guided ones: nothing
-# has arrived there through the small first weights.
+# The hint is the output of the teacher's first layer, with 32 maps. The guided layer is
+# the student's third layer, with 8 maps. A regressor maps the guided layer's output to
+# the shape of the hint, and is discarded at the end. The plot shows, for two images,
+# the teacher's maps above the regressor's predictions. The predictions are still empty,
+# because the signal does not get through the small first weights.
 
 # %%
 distiller = kf.Distiller(teacher, student, hints=("conv1", "conv3"), stage="hint")
 kf.plots.hint_maps(distiller, validation[0], channels=6, images=2)
 
 # %% [markdown]
-# Stage `"hint"` trains the first three layers of the student and the regressor, and
-# nothing else. It needs no labels. (`kf.fit_stagewise` runs this stage and the next by
-# itself.) The monitor logs after each epoch how much of the hint is predicted.
+# Stage `"hint"` trains only the first three layers of the student and the regressor. It
+# needs no labels. (`kf.fit_stagewise` runs this stage and the next one in one call.)
+# After each epoch, the monitor logs how much of the hint the student predicts.
 
 # %%
 monitor = kf.StudentMonitor(validation[0])
@@ -101,24 +102,26 @@ stage_1 = distiller.fit(
 kf.plots.hint_maps(distiller, validation[0], channels=6, images=2)
 
 # %% [markdown]
-# R², over all validation images, is how much of the hint is predicted: 1 is all of it,
-# 0 is no more than the mean of each feature. The zeros from before stage 1 were worse
-# than that.
+# R² over all validation images measures how much of the hint is predicted. It is 1 for
+# a perfect prediction, and 0 for predicting the mean of each feature. The zeros that
+# were predicted before stage 1 were worse than that.
 
 # %% [markdown]
 # ## Stage 2: λ makes a curriculum
 #
-# The whole student now learns from labels and from the teacher's softened answers,
-# which count λ times. How hard do they push beside the label, on a student that knows
-# nothing yet? A point is an image, at the teacher's confidence in it:
+# The whole student now learns from the labels and from the teacher's softened outputs,
+# which have the weight λ. The plot compares the gradient of the teacher's term with
+# that of the label, for a student that has not learned anything yet. Each point is an
+# image, at the teacher's confidence in it:
 
 # %%
 annealing = kf.LambdaAnnealing(4.0, 1.0, epochs=KD_EPOCHS)
 kf.plots.curriculum(distiller, *train, lambdas=[4.0, 2.5, 1.0])
 
 # %% [markdown]
-# The less sure the teacher is, the less it pushes. A large λ early stresses what it is
-# sure of; as λ falls, the labels have the last word, and those of the hard images most.
+# The less confident the teacher is, the smaller is the gradient of its term. A large λ
+# at the beginning emphasises the images of which the teacher is sure. As λ falls, the
+# labels gain weight, most of all those of the hard images.
 
 # %%
 distiller.stage = "kd"
@@ -148,9 +151,9 @@ stage_2 = distiller.fit(
 kf.plots.stages(kf.StagewiseHistory(stage_1, stage_2))
 
 # %% [markdown]
-# The soft targets' share in the loss is large to the end, since their cross-entropy is
-# never without the teacher's own uncertainty. The student's accuracy on the images that
-# the teacher is more or less sure of:
+# The soft targets' share of the loss stays large to the end, because their
+# cross-entropy includes the entropy of the teacher's own outputs. The next plot shows
+# the student's accuracy on images of which the teacher is more or less sure:
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
@@ -190,8 +193,8 @@ plt.show()
 # %% [markdown]
 # ## Without the hint
 #
-# The same student from the same kind of first weights, with as many epochs of stage 2
-# alone:
+# For comparison, the same student is trained from the same kind of first weights, with
+# equally many epochs of stage 2 alone:
 
 # %%
 keras.utils.set_random_seed(1)

@@ -12,9 +12,9 @@
 # # From a trained Keras network to one with a fraction of its weights
 #
 # A network that is too big or too slow for where it must run, the *teacher*, trains a
-# small one, the *student*, in two stages: first a middle layer of the student learns
-# to predict a middle layer of the teacher, then the whole student learns from the
-# labels and from the teacher's softened answers.
+# small one, the *student*, in two stages. First a middle layer of the student learns
+# to predict a middle layer of the teacher. Then the whole student learns from the
+# labels and from the teacher's softened outputs.
 
 # %%
 import os
@@ -31,8 +31,8 @@ TEACHER_EPOCHS, HINT_EPOCHS, KD_EPOCHS = 20, 20, 40
 # %% [markdown]
 # ## The teacher
 #
-# Any trained `keras.Model` will do. This one reads the handwritten digits of
-# scikit-learn, which need no download.
+# Any trained `keras.Model` can be the teacher. This one learns the handwritten digits
+# of scikit-learn, which need no download.
 
 # %%
 train, validation, test = (
@@ -56,9 +56,9 @@ history = teacher.fit(*train, epochs=TEACHER_EPOCHS, verbose=0)
 # %% [markdown]
 # ## The student, in two stages
 #
-# Thinner and deeper. `hints="middle"` takes the middle layer of each network; a pair
-# such as `("block2", "conv6")` names them. λ, the weight of the teacher's answers,
-# falls from 4 to 1.
+# The student is thinner and deeper than the teacher. `hints="middle"` takes the middle
+# layer of each network; a pair such as `("block2", "conv6")` names two layers. λ, the
+# weight of the teacher's outputs, falls from 4 to 1.
 
 # %%
 student = network("student", [24, 24, 24, 24])
@@ -78,9 +78,9 @@ history = kf.fit_stagewise(
 kf.plots.stages(history)
 
 # %% [markdown]
-# ## What came out
+# ## The result
 #
-# The student is an ordinary Keras model, without a trace of the teacher.
+# The student is an ordinary Keras model. It contains nothing of the teacher.
 
 # %%
 distiller.student.save("student.keras")

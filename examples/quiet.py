@@ -1,11 +1,12 @@
-"""Imported before all else by a program: TensorFlow's start-up log stays unprinted.
+"""Import this module first in a program to silence TensorFlow's start-up log.
 
-Set TF_CPP_MIN_LOG_LEVEL yourself, to 0 for instance, to read the log all the same.
+To read the log nevertheless, set TF_CPP_MIN_LOG_LEVEL yourself, for example to 0.
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# At this level the package also holds back what TensorFlow writes while it is imported.
+# At this level the package also suppresses the lines that TensorFlow writes while it is
+# being imported, which the variable alone does not.
 import keras_fitnets  # noqa: F401

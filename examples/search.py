@@ -9,13 +9,14 @@
 # ---
 
 # %% [markdown]
-# # Searching λ, τ and the hint
+# # Searching for λ, τ and the hint
 #
-# Distillation has few hyper-parameters: how much the teacher counts (λ), how soft its
-# answers are (τ), how fast to learn, and which of its layers gives the hint. The
-# obvious search trains stage 1 again in each trial, runs the teacher again in each
-# trial, and compares `val_loss` between trials whose loss has other factors.
-# `FitNetHyperModel` does the right thing instead, in fewer lines.
+# Distillation has few hyper-parameters: the weight of the teacher (λ), the softness of
+# its outputs (τ), the learning rate, and the layer that gives the hint. An obvious
+# search would train stage 1 and run the teacher in each trial, and would compare
+# `val_loss` between trials in which λ and τ, two factors of that loss, differ.
+# `FitNetHyperModel` shares stage 1 and the teacher's outputs between the trials, and
+# compares the trials by a metric of the student.
 
 # %%
 import os
@@ -33,8 +34,8 @@ TEACHER_EPOCHS, HINT_EPOCHS, EPOCHS, TRIALS = 20, 10, 20, 12
 # %% [markdown]
 # ## A teacher
 #
-# The handwritten digits of scikit-learn, 8×8 pixels, and a network of 85,002
-# parameters.
+# The data are the handwritten digits of scikit-learn, 8×8 pixels. The teacher has
+# 85,002 parameters.
 
 # %%
 train, validation, test = (
@@ -60,12 +61,11 @@ teacher.fit(*train, epochs=TEACHER_EPOCHS, verbose=0)
 print(f"teacher: {teacher.evaluate(*validation, verbose=0)[1]:.1%} on validation data")
 
 # %% [markdown]
-# ## What is searched
+# ## The search space
 #
-# A range `(low, high)` is searched, a list is a choice, and a single value is not
-# searched. `build_student` may declare hyper-parameters of its own, as for any
-# KerasTuner model. Among the candidates for the hint, `None` stands for distillation
-# alone.
+# A tuple `(low, high)` is a range, a list is a choice, and a single value is fixed.
+# `build_student` may declare hyper-parameters of its own, as for any KerasTuner model.
+# Among the candidates for the hint, `None` means distillation without a hint.
 
 # %%
 hypermodel = kf.tuning.FitNetHyperModel(
@@ -82,10 +82,9 @@ hypermodel = kf.tuning.FitNetHyperModel(
 # %% [markdown]
 # ## The search
 #
-# Trials are compared by a metric of the student on validation data. The accuracy of
-# few images is the same for many trials; the label loss tells them apart. `val_loss`
-# would be refused: a trial with a small λ has a small loss, whatever its student is
-# worth.
+# Trials are compared by a metric of the student on validation data. On few images, many
+# trials have the same accuracy, but their label losses differ. `val_loss` would raise
+# an error: a trial with a small λ has a small loss, however good its student is.
 
 # %%
 tuner = keras_tuner.RandomSearch(
@@ -105,8 +104,8 @@ tuner.search(
 
 # %% [markdown]
 # The teacher was run once over the data, and stage 1 once for each student and hint.
-# Both lie beside the trials, and serve the next search too if it is given the same
-# `directory`:
+# Both results are stored beside the trials. Another search can use them too, if it
+# has the same `directory`:
 
 # %%
 shared = os.path.join(tuner.project_dir, "shared")
@@ -116,7 +115,7 @@ first_stages = os.listdir(os.path.join(shared, "first stages"))
 print(f"{len(first_stages)} first stages for {len(tuner.oracle.trials)} trials")
 
 # %% [markdown]
-# ## What it found
+# ## The results
 
 # %%
 kf.tuning.plot(tuner)
@@ -131,9 +130,9 @@ for trial in tuner.oracle.get_best_trials(5):
     )
 
 # %% [markdown]
-# `get_best_models` gives back the student itself, trained and ready to predict,
-# evaluate and save; the teacher is in no file of any trial. The test data are used
-# once, now.
+# `get_best_models` returns the trained student itself, ready to predict, evaluate and
+# save. The files of the trials do not contain the teacher. The test data are used only
+# here, once.
 
 # %%
 [student] = tuner.get_best_models()

@@ -1,8 +1,8 @@
-"""The digits' student as files that ship, beside its teacher.
+"""Export the digits' student to files that ship, and compare them with its teacher.
 
-Takes the networks of `examples/digits.py`, training them first where that has not been
-done, exports both, the student in every format and quantisation, and compares all of
-them on the test images: sizes, times, accuracy.
+The networks are those of `examples/digits.py`, which are trained first if needed. The
+program exports the teacher, and the student in every format and quantisation, and
+compares all files on the test images: sizes, times and accuracy.
 
     python examples/ship.py
 """
@@ -18,7 +18,7 @@ import study
 
 import keras_fitnets as kf
 
-# Of the student: the file, its quantisation.
+# The student's files, and their quantisation.
 FILES = {
     "student, LiteRT": ("student.tflite", None),
     "student, LiteRT, float16": ("student_float16.tflite", "float16"),
@@ -29,16 +29,16 @@ FILES = {
 }
 
 
-def networks(options):
-    """The teacher and the FitNet of `examples/digits.py`, of its seed 0."""
+def train_networks(options):
+    """Return the teacher and the FitNet of `examples/digits.py`, with seed 0."""
     keras.utils.set_random_seed(0)
     run = digits.Run(0, options.folder / "seed_0", options)
     found, _ = run.all()
     return {"teacher": found["teacher"], "student": found["fitnet"]}
 
 
-def exported(teacher, student, folder, data, representative):
-    """The teacher's file, and the student's."""
+def export(teacher, student, folder, data, representative):
+    """Export the teacher to one file, and the student to all of `FILES`."""
     options = {"data": data, "representative_data": representative}
     files = {
         "teacher, LiteRT": kf.export.export_student(
@@ -55,11 +55,16 @@ def exported(teacher, student, folder, data, representative):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     digits.add_options(parser, seeds=1, folder="digits_run")
-    parser.add_argument("--repeats", type=int, default=50, help="of each time")
-    options, settings = study.begin(parser, arguments, ("seeds", "repeats"))
-    found, folder = networks(options), options.folder / "files"
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=50,
+        help="the number of repeats of each measurement",
+    )
+    options, settings = study.parse_options(parser, arguments, ("seeds", "repeats"))
+    found, folder = train_networks(options), options.folder / "files"
     test = digits.load("test")
-    files = exported(*found.values(), folder, test, digits.load("train")[0])
+    files = export(*found.values(), folder, test, digits.load("train")[0])
     report = kf.report.compare({**found, **files}, test, repeats=options.repeats)
     report.plot(options.folder / "ship.png")
     smaller = files["teacher, LiteRT"].bytes / files["student, LiteRT, int8"].bytes

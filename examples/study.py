@@ -1,4 +1,4 @@
-"""What the programs here share: a run that goes on, its progress, what it found."""
+"""Shared by the programs in this folder: resumable runs, progress bars and results."""
 
 import json
 import platform
@@ -14,8 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 
-def begin(parser, arguments, counts=("seeds",)):
-    """The options, and those of them that a folder's run cannot change, only go on."""
+def parse_options(parser, arguments, counts=("seeds",)):
+    """Parse the options, and check that a run in the folder can continue with them.
+
+    The options named in `counts` may change from call to call. The others are kept in
+    the folder as `settings.json`; a call with different ones ends with an error.
+    """
     options = parser.parse_args(arguments)
     settings = {k: v for k, v in vars(options).items() if k not in ("folder", *counts)}
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -25,20 +29,21 @@ def begin(parser, arguments, counts=("seeds",)):
             f"{options.folder} holds a run of {kept.read_text()}; use --folder."
         )
     kept.write_text(json.dumps(settings))
-    # One thread by default: the steps are so small that several would mostly wait.
+    # One thread is the default: the steps are so small that several threads would
+    # spend most of their time waiting for each other.
     threads = getattr(options, "threads", 1)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.experimental.enable_op_determinism()
-    # Each training is traced anew, which TensorFlow takes for an oversight.
+    # Each training traces its own step. TensorFlow would warn that this is slow.
     tf.get_logger().setLevel("ERROR")
     return options, settings
 
 
 def record(folder, settings, **found):
-    """Write down what a run has found, and what it was."""
+    """Write the results of a run to `results.json`, with its command and versions."""
     program, *given = sys.argv
-    # Where things lay is nobody else's business.
+    # The folders of this machine do not belong in the published command.
     for place in {"--folder", "--data-dir"}.intersection(given):
         at = given.index(place)
         del given[at : at + 2]
@@ -58,15 +63,15 @@ def record(folder, settings, **found):
 
 
 def run(main):
-    """Run a program that can be interrupted."""
+    """Run a program; when it is interrupted, say that it can be resumed."""
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. The same command goes on where this one stopped.")
 
 
-def kept(path, make):
-    """What a piece of a run has found; from its file if it was done before."""
+def load_or_run(path, make):
+    """Return the result of a part of a run: from its file, or else by computing it."""
     if not path.exists():
         found = make()
         path.parent.mkdir(exist_ok=True)
@@ -74,14 +79,14 @@ def kept(path, make):
     return json.loads(path.read_text())
 
 
-def shown(values, places=2):
-    """Mean and standard deviation."""
+def format_mean(values, places=2):
+    """Format the mean of some values, with their standard deviation if several."""
     spread = f" ± {np.std(values):.{places}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{places}f}{spread}"
 
 
 class Bar(keras.callbacks.Callback):
-    """One bar of Keras' for a whole training."""
+    """One progress bar for a whole training."""
 
     def __init__(self, title, epochs):
         super().__init__()
@@ -96,8 +101,8 @@ class Bar(keras.callbacks.Callback):
         self.bar.update(epoch + 1, shown)
 
 
-def accuracy(network, data):
-    """In percent; a network of one logit tells two classes apart."""
+def measure_accuracy(network, data):
+    """Return the accuracy in percent; one logit distinguishes two classes."""
     images, labels = data
     logits = network.predict(images, batch_size=1000, verbose=0)
     classes = logits.argmax(-1) if logits.shape[-1] > 1 else logits[:, 0] > 0

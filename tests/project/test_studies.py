@@ -70,8 +70,9 @@ def test_sigmoid(tmp_path):
 UNTRAINED = """
 import digits
 plan = digits.STUDENT, 24, 2, "glorot_uniform"
-ship.networks = lambda options: {
-    "teacher": digits.teacher_network(), "student": digits.maxout_network("s", *plan)
+ship.train_networks = lambda options: {
+    "teacher": digits.build_teacher_network(),
+    "student": digits.build_maxout_network("s", *plan),
 }
 ship.FILES = {"student, LiteRT, int8": ("student_int8.tflite", "int8")}
 """
