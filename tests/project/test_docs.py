@@ -61,7 +61,7 @@ def test_every_public_name_has_a_place(site):
 @pytest.mark.slow
 def test_what_keras_documents_is_not_repeated(site):
     text = (site / "reference.html").read_text(encoding="utf-8")
-    assert 'id="keras_fitnets.Distiller.taught"' in text
+    assert 'id="keras_fitnets.Distiller.with_teacher_outputs"' in text
     assert 'id="keras_fitnets.Distiller.summary"' not in text
 
 
