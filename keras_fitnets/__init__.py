@@ -59,11 +59,16 @@ __all__ = [
     "report",
     "soft_target_crossentropy",
     "strategy",
+    "tuning",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: it imports KerasTuner.
+    # `tuning` imports KerasTuner, which takes seconds and may not be installed.
     if name == "tuning":
         return importlib.import_module("keras_fitnets.tuning")
     raise AttributeError(f"module 'keras_fitnets' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

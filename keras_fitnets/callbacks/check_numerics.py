@@ -41,11 +41,14 @@ class CheckNumerics(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # The step has looked, has undone its updates, and has kept what it found.
         found = self.model.first_not_finite
         if found is None:
             return
         step, places = found
+        # `on_train_end` does not run after an exception: switch the check off here.
         self.model.check_numerics = False
+        # The teacher's weights are not among the Distiller's, but may hold NaN as well.
         networks = [self.model, *self.model.teacher.models]
         weights = [
             weight.path

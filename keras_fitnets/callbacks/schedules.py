@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch: λ, τ, and the student on disk."""
+"""Schedules that change λ or τ from epoch to epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,10 @@ from keras_fitnets.utils.checks import is_integer
 
 
 class Annealing(keras.callbacks.Callback):
-    """A number of the model that follows a function of the epoch."""
+    """Sets a number of the Distiller to a function of the epoch, and logs it.
+
+    A subclass names the attribute (`argument`), its log, and its sign.
+    """
 
     argument: str
     log: str
@@ -24,6 +27,7 @@ class Annealing(keras.callbacks.Callback):
         delay: int = 0,
     ) -> None:
         super().__init__()
+        # Keras' learning rate schedules are callable, as functions are.
         if callable(start):
             self._schedule = start
         else:
@@ -54,11 +58,13 @@ class Annealing(keras.callbacks.Callback):
         super().set_model(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Stage "hint" uses neither λ nor τ, and has epochs of its own.
+        # Stage "hint" uses neither λ nor τ, and counts its own epochs from 0, so that
+        # following the schedule there would go through it twice.
         if self.model.stage != "hint":
             setattr(self.model, self.argument, self.value(epoch))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # Writing into `logs` shows the value to the callbacks that come later.
         if self.model.stage != "hint" and logs is not None:
             logs[self.log] = getattr(self.model, self.argument)
 
@@ -134,7 +140,9 @@ def _linear(
         )
 
     def value(epoch: int) -> float:
-        way = min(max(epoch - delay, 0) / max(epochs - 1, 1), 1)
-        return start + (end - start) * way
+        # The share of the way from `start` to `end`, held at 0 before and at 1 after.
+        # With a single epoch there is no way, and it stays at `start`.
+        share = min(max(epoch - delay, 0) / max(epochs - 1, 1), 1)
+        return start + (end - start) * share
 
     return value

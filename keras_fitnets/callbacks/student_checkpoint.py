@@ -46,7 +46,9 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
                 "StudentCheckpoint saves the student of a keras_fitnets.Distiller; it "
                 f"was given to {model!r}. Use keras.callbacks.ModelCheckpoint there."
             )
+        # ModelCheckpoint saves its model, which is to be the student alone.
         super().set_model(model.student)
+        # Several workers that write one file at the same time would damage it.
         self._writes = multi_worker.is_chief(model.distribute_strategy)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""What the losses do not tell: how the student does beside its teacher."""
+"""The callback that compares the student with its teacher on held-out inputs."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ class StudentMonitor(keras.callbacks.Callback):
 
     The logs are those of the epoch: `History` and the progress bar show them, and so do
     `CSVLogger` and `TensorBoard`, and `EarlyStopping` can judge by them, if they come
-    after this callback. The teacher is asked once, not in each epoch, and what it says
-    of `x` stays in memory; of the student nothing is changed.
+    after this callback. The teacher runs once, not in each epoch, and its outputs for
+    `x` stay in memory. Nothing of the student changes.
 
     Args:
         x: the inputs to look at, `(samples, ...)`, in the structure that the networks
@@ -70,8 +70,8 @@ class StudentMonitor(keras.callbacks.Callback):
     def __init__(self, x: Any, batch_size: int = 32) -> None:
         super().__init__()
         self._sample = EvaluationData("StudentMonitor", x, batch_size)
-        self._look: StudentEvaluator | None = None
-        self._asked: Any = None
+        self._evaluator: StudentEvaluator | None = None
+        self._fingerprints: Any = None
 
     def set_model(self, model: Any) -> None:
         if not isinstance(model, Distiller):
@@ -81,15 +81,16 @@ class StudentMonitor(keras.callbacks.Callback):
             )
         self._sample.check(model)
         if model is not self.model:
-            self._look = None
+            self._evaluator = None
         super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # A tuple: `fit_stagewise` would keep a list in its checkpoints.
-        asked = tuple(self.model.teacher.fingerprints())
-        if asked != self._asked:
-            self._look, self._asked = None, asked
-        for i in self._now().constant_hints:
+        # A tuple, because the checkpoints of `fit_stagewise` would store a list.
+        prints = tuple(self.model.teacher.fingerprints())
+        # A teacher that was trained on since has other outputs: compute them again.
+        if prints != self._fingerprints:
+            self._evaluator, self._fingerprints = None, prints
+        for i in self._get_evaluator().constant_hints:
             hint = self.model.hints[i]
             raise ValueError(
                 f"Of the {len(self._sample)} sample(s) in `x` of StudentMonitor, hint "
@@ -101,23 +102,25 @@ class StudentMonitor(keras.callbacks.Callback):
         if logs is not None:
             model = self.model
             shares = _shares(logs, model.lambda_, model.hint_weight)
-            logs.update({**self._now().compute(), **shares})
+            logs.update({**self._get_evaluator().compute(), **shares})
 
-    def _now(self) -> StudentEvaluator:
-        """The look of the stage that the Distiller is in."""
+    def _get_evaluator(self) -> StudentEvaluator:
+        """Return the evaluator for the present stage, made anew for each stage."""
         model = self.model
-        wanted = model.active_hints if model.stage == "hint" else None
-        key = (model.stage, wanted, model.run_eagerly)
-        if self._look is None or self._look.key != key:
-            self._look = StudentEvaluator(model, self._sample, *key)
-        return self._look
+        active_hints = model.active_hints if model.stage == "hint" else None
+        key = (model.stage, active_hints, model.run_eagerly)
+        # An evaluator holds a traced function, which is right for one stage only.
+        if self._evaluator is None or self._evaluator.key != key:
+            self._evaluator = StudentEvaluator(model, self._sample, *key)
+        return self._evaluator
 
 
 def _shares(
     logs: dict[str, Any], lambda_: float, hint_weight: float
 ) -> dict[str, float]:
-    """The share of each term in the loss."""
+    """Return the share of each term in the loss."""
     weights = {"label": 1.0, "kd": lambda_}
+    # Stage "hint" minimises Eq. 3 alone, without `hint_weight`.
     weights["hint"] = hint_weight if "kd_loss" in logs else 1.0
     return {
         f"{term}_share": divide_or_nan(weight * logs[f"{term}_loss"], logs["loss"])

@@ -28,29 +28,31 @@ class BestWeights(keras.callbacks.EarlyStopping):
         super().__init__(
             monitor=monitor,
             mode=mode,
-            patience=2**31 if patience is None else patience,
+            patience=math.inf if patience is None else patience,
             restore_best_weights=True,
         )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # With `validation_freq` not every epoch has a value; NaN is never the best.
+        # With `validation_freq` some epochs have no value. NaN compares as false: as
+        # the first value it would stay the best one.
         if not math.isnan((logs or {}).get(self.monitor, math.nan)):
             super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        # λ and τ are among the weights, but belong to the epoch, not to the best one.
+        # λ and τ are kept in weights, which EarlyStopping restores to the best epoch.
+        # They belong to the schedule, and keep their values of the last epoch.
         model = self.model
-        now = model.lambda_, model.temperature, model.hint_weight
+        last = model.lambda_, model.temperature, model.hint_weight
         super().on_train_end(logs)
-        model.lambda_, model.temperature, model.hint_weight = now
+        model.lambda_, model.temperature, model.hint_weight = last
 
 
 class StageCheckpoint(keras.callbacks.Callback):
     """Saves a stage after every epoch with `tf.train.CheckpointManager`.
 
     A checkpoint holds the student, the regressors, λ, τ, the optimizer, the logs of
-    the epochs so far and what the other callbacks have come to know, and nothing of the
-    teacher. It comes last among the callbacks.
+    the epochs so far and the state of the other callbacks, but nothing of the teacher.
+    It comes last among the callbacks, so that it saves what the others have done.
 
     Args:
         directory: where the checkpoints of this stage lie.
@@ -73,7 +75,8 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._saved: list[dict[str, Any]] = []
         self._settings = json.loads(json.dumps(settings, default=str))
         self._state = _PackedState()
-        # `weights` would leave out the states of random seeds.
+        # `variables` includes the states of random seeds, which `weights` leaves out:
+        # without them dropout would draw other masks after a resume.
         variables = [*distiller.variables, *distiller.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
             variables=[variable.value for variable in variables], state=self._state
@@ -94,7 +97,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         self.done = False
 
     def restore(self) -> None:
-        """Take up the newest checkpoint, if there is one.
+        """Load the newest checkpoint, if there is one.
 
         Raises:
             ValueError: if it belongs to another run, naming what differs, if it is
@@ -107,7 +110,8 @@ class StageCheckpoint(keras.callbacks.Callback):
         if latest is None:
             return
         try:
-            # The settings first: variables of other shapes would not even load.
+            # Read the settings alone first: variables of other shapes would not load,
+            # and the message should name the setting that differs.
             tf.train.Checkpoint(state=self._state).restore(latest).expect_partial()
             saved, arrays = self._state.unpack()
         except _DAMAGE_ERRORS as error:
@@ -142,12 +146,12 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._save()
 
     def finish(self) -> None:
-        """Save the end of the stage."""
+        """Save that the stage is complete."""
         self.done = True
         self._save()
 
     def _restore_callbacks(self) -> None:
-        """Give back to the callbacks what they knew."""
+        """Set the attributes of the callbacks to their saved values."""
         for callback, known in zip(self._callbacks, self._saved, strict=False):
             for name, value in known.items():
                 setattr(callback, name, value)
@@ -174,11 +178,12 @@ class StageCheckpoint(keras.callbacks.Callback):
             },
             {digest: array for digest, array in arrays.items() if digest in text},
         )
-        # The end has a number of its own: no checkpoint is written over.
-        self._manager.save(self.epoch + self.done)
+        # The end of a stage has a number of its own, one beyond the last epoch. Saving
+        # under the same number would overwrite the checkpoint while writing it.
+        self._manager.save(self.epoch + 1 if self.done else self.epoch)
 
     def _check_numbers(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Nothing that is not finite goes over a checkpoint that is."""
+        """Raise before NaN or infinity would replace a checkpoint without them."""
         terms = {name: logs[name] for name in logs if name in (*TERMS, "loss")}
         bad = [f"{name} is {v}" for name, v in terms.items() if not math.isfinite(v)]
         bad += [
@@ -196,7 +201,7 @@ class StageCheckpoint(keras.callbacks.Callback):
 
 
 class _PackedState(tf.train.experimental.PythonState):
-    """JSON and arrays that travel inside a checkpoint."""
+    """JSON and arrays stored inside a TensorFlow checkpoint."""
 
     def __init__(self) -> None:
         self._bytes = b""
@@ -208,14 +213,14 @@ class _PackedState(tf.train.experimental.PythonState):
         self._bytes = string_value
 
     def pack(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Keep a JSON-like content and arrays by name."""
+        """Store a JSON-like content, and arrays by name."""
         buffer = io.BytesIO()
         arrays = {"content": np.array(json.dumps(content)), **arrays}
         np.savez(buffer, allow_pickle=False, **arrays)
         self._bytes = buffer.getvalue()
 
     def unpack(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What was packed."""
+        """Return the content and the arrays that were packed."""
         with np.load(io.BytesIO(self._bytes), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         return json.loads(str(arrays.pop("content"))), arrays
@@ -253,7 +258,12 @@ def _check_same(directory: str, saved: dict[str, Any], wanted: dict[str, Any]) -
 
 
 def _get_callback_state(callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, str]:
-    """A callback's numbers, words and arrays, each as text; arrays by their digest."""
+    """Return a callback's numbers, strings and arrays, each as JSON text.
+
+    Args:
+        callback: any callback.
+        arrays: gets the arrays, which stand in the text by their digest.
+    """
 
     def plain(value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -269,7 +279,8 @@ def _get_callback_state(callback: Any, arrays: dict[str, np.ndarray]) -> dict[st
             return {"array": digest}
         raise TypeError
 
-    # Keras' own turn some of their arguments round once, when the first epoch ends.
+    # Keras' own callbacks rewrite some of their arguments as training goes on. Those
+    # come from the constructor, whose present values the user has just passed.
     known = {}
     for name in vars(callback).keys() - get_keras_arguments(callback):
         value = getattr(callback, name)

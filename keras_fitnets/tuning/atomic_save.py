@@ -1,28 +1,74 @@
-"""What KerasTuner knows of a search is on disk whole, whenever it is killed."""
+"""Files of a KerasTuner search that are complete whenever the search is killed."""
 
-import functools
+import json
 import os
+from pathlib import Path
 from typing import Any
 
+import keras_tuner
 import tensorflow as tf
-from keras_tuner.src.engine import stateful
 
 
-def write_whole() -> None:
-    """Make tuners, oracles and trials write their files beside, then move them.
+def save_atomically(tuner: Any) -> Any:
+    """Make a tuner replace its files as a whole instead of overwriting them in place.
 
-    KerasTuner 1.4 writes them in place: a kill in that instant leaves an empty file,
-    with which the search can never go on. It has no public name for what writes.
+    KerasTuner 1.4 truncates a file and then writes it. A kill between the two leaves an
+    empty file, with which the search can never be resumed. After this call a state is
+    written to a second file first, which then takes the place of the old one.
+
+    A search with `FitNetHyperModel` does this by itself when its first trial begins.
+    Call it before `tuner.search` to protect the moment before that in a resumed search,
+    and in the chief of a search on several machines, which runs no trial. Only this
+    tuner and its oracle change; the classes of KerasTuner stay as they are.
+
+    Args:
+        tuner: a tuner of KerasTuner. One whose class saves in a way of its own keeps
+            it.
+
+    Returns:
+        The same tuner.
+
+    Example:
+
+    >>> import keras_tuner, tempfile
+    >>> from keras_fitnets.tuning import save_atomically
+    >>> def build(hp):
+    ...     return keras.Sequential([keras.layers.Dense(hp.Int("units", 1, 4))])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tuner = keras_tuner.RandomSearch(build, "val_loss", directory=folder)
+    ...     save_atomically(tuner).save()
     """
-    save = stateful.Stateful.save
-    if hasattr(save, "__wrapped__"):
-        return
+    oracle = tuner.oracle
+    project = Path(tuner.project_dir)
+    # A worker of a search on several machines has a client in place of the oracle. Its
+    # chief saves the trials.
+    is_worker = not isinstance(oracle, keras_tuner.Oracle)
 
-    @functools.wraps(save)
-    def whole(self: Any, fname: Any) -> Any:
-        beside = f"{fname}.{os.getpid()}.new"
-        state = save(self, beside)
-        tf.io.gfile.rename(beside, str(fname), overwrite=True)
-        return state
+    def save_oracle() -> None:
+        _write_json(project / "oracle.json", oracle.get_state())
 
-    stateful.Stateful.save = whole
+    def save_trial(trial: Any) -> None:
+        folder = tuner.get_trial_dir(trial.trial_id)
+        _write_json(Path(folder) / "trial.json", trial.get_state())
+
+    def save_tuner() -> None:
+        if not is_worker:
+            oracle.save()
+        _write_json(project / f"{tuner.tuner_id}.json", tuner.get_state())
+
+    # The attributes of the instances hide the methods of their classes.
+    if not is_worker and type(oracle).save is keras_tuner.Oracle.save:
+        oracle.save = save_oracle
+        # KerasTuner has no public name for this. The tests fail if it is renamed.
+        oracle._save_trial = save_trial
+    if type(tuner).save is keras_tuner.Tuner.save:
+        tuner.save = save_tuner
+    return tuner
+
+
+def _write_json(path: Path, state: dict[str, Any]) -> None:
+    """Write a file beside `path`, then move it there; a move is atomic."""
+    partial = f"{path}.{os.getpid()}.new"
+    with tf.io.gfile.GFile(partial, "w") as file:
+        file.write(json.dumps(state))
+    tf.io.gfile.rename(partial, str(path), overwrite=True)

@@ -15,18 +15,22 @@ from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.validate_data import unpack_batch
 from keras_fitnets.training import dry_run
+from keras_fitnets.tuning.atomic_save import save_atomically
 from keras_fitnets.tuning.search_space import NO_HINT
 from keras_fitnets.tuning.search_space import declare_hyperparameter
 from keras_fitnets.tuning.search_space import parse_candidates
 from keras_fitnets.tuning.search_space import parse_numbers
 from keras_fitnets.tuning.shared_stages import SharedStages
 
-# What moves with λ, τ or the hint, whatever the student is worth.
+# These losses change with λ, τ or the hint even for one and the same student.
 MOVING_OBJECTIVES = ("val_loss", "val_kd_loss", "val_hint_loss")
 
 
 def fail_search(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is wrong with arguments ends the search; else it would fail each trial."""
+    """Turn argument errors into fatal errors that end the search.
+
+    KerasTuner would otherwise count them as failures of a trial, and go on to the next.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -168,8 +172,8 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             raise keras_tuner.errors.FatalTypeError(
                 f"`build_student` must return a keras.Model; it returned {student!r}."
             )
-        # To be evaluated: it is the Distiller that is trained, and an optimizer without
-        # a state keeps the checkpoints small.
+        # The student is compiled to be evaluated only; the Distiller is trained.
+        # An optimizer without a state keeps the checkpoints small.
         self._compile(student, keras.optimizers.SGD(hp.get("learning_rate")))
         return student
 
@@ -215,12 +219,15 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             keras_tuner.errors.FatalError: for what is wrong with the arguments of the
                 tuner, of the hypermodel or of `search`; it ends the search at once.
         """
-        # KerasTuner's own callback knows it; without one this is no trial.
+        # The tuner adds a callback that refers to it. Without that callback `fit` was
+        # called by hand, outside a search.
         own = next((c for c in callbacks if hasattr(c, "tuner")), None)
         monitors = _monitors(own.tuner, validation_data) if own else []
         pairs = parse_hints(self.candidates[hp.get("hint")], self.teacher.models, model)
-        # A regressor that was given as a layer is not to go from trial to trial.
+        # A regressor passed as a layer is copied: its weights belong to one trial.
         hints = [Hint.from_config(pair.get_config()) for pair in pairs]
+        if own is not None:
+            save_atomically(own.tuner)
         with model.distribute_strategy.scope():
             self._begin(model, hp, None if initial_epoch else own)
             distiller = Distiller(self.teacher, model, hints or None, **self.options)
@@ -268,7 +275,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
 
     def _compile(self, model: keras.Model, optimizer: Any) -> None:
         def fresh(metric: Any) -> Any:
-            # A metric counts what it has seen, which is not to be another model's.
+            # A metric keeps sums of what it has seen, so that each model needs its own.
             of_keras = isinstance(metric, keras.metrics.Metric)
             return type(metric).from_config(metric.get_config()) if of_keras else metric
 
@@ -283,7 +290,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         return optimizer
 
     def _begin(self, model: keras.Model, hp: Any, own: Any) -> None:
-        """Set the seed, and for a further execution of a trial other first weights."""
+        """Set the seed, and draw new initial weights for a repeated execution."""
         execution = 0
         if own is not None:
             trial = own.trial.trial_id
@@ -294,24 +301,24 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             model.set_weights(self.build_student(hp).get_weights())
 
     def _folder(self, own: Any) -> Path | None:
-        """Where to keep what trials share."""
+        """Return the folder for what trials share, or None to share nothing."""
         if self.directory is not None:
             return Path(self.directory)
         return Path(own.tuner.project_dir) / "shared" if own else None
 
 
 def _function(argument: str, value: Any) -> Any:
-    # A network can be called too, but what it returns is no student.
+    # A network can be called as well, but it returns a tensor.
     if not callable(value) or isinstance(value, keras.Model):
         raise TypeError(
             f"`{argument}` must be a function; received {value!r}. "
-            "help(keras_fitnets.tuning.FitNetHyperModel) tells what it is called with."
+            "help(keras_fitnets.tuning.FitNetHyperModel) lists its arguments."
         )
     return value
 
 
 def _monitors(tuner: Any, validation_data: Any) -> list[str]:
-    """The names of a tuner's objectives, if trials can be compared by them."""
+    """Return the names of a tuner's objectives; raise if they cannot compare trials."""
     objective = tuner.oracle.objective
     names = [*getattr(objective, "name_to_direction", [objective.name])]
     for name in names:
@@ -337,12 +344,14 @@ def _monitors(tuner: Any, validation_data: Any) -> list[str]:
 
 
 def _redirect_to_student(student: keras.Model, callback: Any) -> Any:
-    """KerasTuner's own callbacks see the student: it is what they are to save."""
+    """Let KerasTuner's own callbacks act on the student, which a trial saves."""
     if not type(callback).__module__.startswith("keras_tuner."):
         return callback
+    # `fit` would set the Distiller as the callback's model. It does so on a stand-in,
+    # whose hooks are those of the callback.
     callback.set_model(student)
-    seeing = keras.callbacks.Callback()
+    stand_in = keras.callbacks.Callback()
     for name in dir(callback):
         if name.startswith("on_"):
-            setattr(seeing, name, getattr(callback, name))
-    return seeing
+            setattr(stand_in, name, getattr(callback, name))
+    return stand_in

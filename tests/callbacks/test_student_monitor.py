@@ -448,7 +448,7 @@ def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
     assert len(kd["agreement"]) == 3
     arrays = {}
     assert (
-        not {"_sample", "_look"}
+        not {"_sample", "_evaluator"}
         & stage_checkpoint._get_callback_state(monitor, arrays).keys()
     )
     assert arrays == {}

@@ -449,6 +449,22 @@ def wait_for(condition, *processes):
         time.sleep(0.02)
 
 
+def test_no_class_of_keras_tuner_is_changed(tmp_path):
+    """Neither by the import nor by a search, nor is another tuner's saving."""
+    searching.search(searching.tuner(searching.hypermodel(hints=None), tmp_path))
+    trial = keras_tuner.engine.trial.Trial
+    for public in (keras_tuner.Oracle, keras_tuner.RandomSearch, trial):
+        for kind in public.__mro__[:-1]:
+            functions = [f for f in vars(kind).values() if hasattr(f, "__code__")]
+            assert functions
+            for function in functions:
+                assert "keras_tuner" in Path(function.__code__.co_filename).parts
+    other = searching.tuner(searching.hypermodel(), tmp_path / "other")
+    assert "save" not in {**vars(other), **vars(other.oracle)}
+    assert kf.tuning.save_atomically(other) is other
+    assert "save" in vars(other) and "save" in vars(other.oracle)
+
+
 def test_what_a_search_knows_is_whole_in_the_instant_of_a_kill(tmp_path, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
