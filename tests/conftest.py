@@ -1,5 +1,6 @@
 """Every test: four CPUs, a fresh seed, and an own folder of datasets."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Of the programs that tests start; for the tests themselves see below.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import pytest
@@ -36,6 +39,33 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def eager(request, monkeypatch):
+    """Let models run their steps eagerly, unless the test is marked `graph`.
+
+    Tracing a step takes ten times longer than running it once. A module whose tests are
+    about something else than the trace uses this fixture.
+    """
+    if request.node.get_closest_marker("graph"):
+        return
+    # Keras warns of a class that overrides `compile`: the patch is where it is defined.
+    [trainer] = [kind for kind in keras.Model.__mro__ if "compile" in vars(kind)]
+    compile_model = trainer.compile
+
+    def compile_eagerly(self, *args, **options):
+        if options.get("jit_compile") is not True:
+            options.setdefault("run_eagerly", True)
+        return compile_model(self, *args, **options)
+
+    monkeypatch.setattr(trainer, "compile", compile_eagerly)
+
+
+def pytest_collection_finish():
+    # What was imported stays: the garbage collector need not look at it each time.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

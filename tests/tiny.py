@@ -4,11 +4,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import keras_fitnets as kf
+
 SHAPES = {"dense": (6,), "conv": (5, 5, 2)}
 LABEL_LOSSES = {
     "softmax": keras.losses.CategoricalCrossentropy,
     "sigmoid": keras.losses.BinaryCrossentropy,
 }
+FROM_LOGITS = keras.losses.CategoricalCrossentropy(from_logits=True)
 CLASSES = 3
 SAMPLES = 8
 
@@ -43,6 +46,33 @@ def redrawn(model, seed=0):
         [rng.normal(scale=0.7, size=weight.shape) for weight in model.get_weights()]
     )
     return model
+
+
+def make_distiller(
+    teacher=None,
+    student=None,
+    optimizer="sgd",
+    label_loss=FROM_LOGITS,
+    compile_options=None,
+    regressor_seed=None,
+    **options,
+):
+    """A compiled Distiller, of two networks of this module unless others are given.
+
+    With a `regressor_seed` the regressors start at weights of that seed, as networks
+    do. `options` are those of the Distiller.
+    """
+    options = {"hints": ("hidden", "hidden"), **options}
+    made = kf.Distiller(
+        network(hidden=6, seed=1) if teacher is None else teacher,
+        network(hidden=4, seed=2) if student is None else student,
+        **options,
+    )
+    if regressor_seed is not None:
+        for regressor in made.regressors:
+            redrawn(regressor, regressor_seed)
+    made.compile(optimizer, label_loss, **compile_options or {})
+    return made
 
 
 def data(kind="dense", activation="softmax", samples=SAMPLES, classes=CLASSES):

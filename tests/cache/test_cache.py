@@ -22,6 +22,8 @@ from keras_fitnets.cache import storage
 from keras_fitnets.cache import writer as cache_writing
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 STAGES = ("hint", "kd", "joint")
 SAMPLES = 22
 BATCH = 8
@@ -137,7 +139,7 @@ DISTILLERS = {
 @pytest.mark.parametrize(
     ("kind", "stage"),
     [
-        *(("logits", stage) for stage in STAGES),
+        *(pytest.param("logits", stage, marks=pytest.mark.graph) for stage in STAGES),
         *((k, "joint") for k in DISTILLERS if k != "logits"),
     ],
 )
@@ -193,6 +195,7 @@ def test_a_stage_reads_no_more_than_it_asks_for(tmp_path, monkeypatch):
     assert read == labels
 
 
+@pytest.mark.graph
 def test_the_teacher_is_run_once_for_each_example_and_never_again(
     tmp_path, monkeypatch
 ):
@@ -248,6 +251,7 @@ def masked_network(width, seed):
     return tiny.redrawn(keras.Model(inputs, outputs), seed)
 
 
+@pytest.mark.graph
 def test_the_mask_of_a_hint_is_remembered(tmp_path):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 6, size=(SAMPLES, 1))
@@ -295,6 +299,8 @@ def test_inputs_and_outputs_may_be_structures(tmp_path):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_replicas_share_a_cache_as_they_share_data(tmp_path):
     one_device = tf.distribute.ReductionToOneDevice()
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], one_device)
@@ -312,6 +318,8 @@ def test_replicas_share_a_cache_as_they_share_data(tmp_path):
         tiny.assert_close(new, old)
 
 
+@pytest.mark.graph
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_on_the_cache_compiles(stage, tmp_path):
     histories = []

@@ -18,17 +18,14 @@ ANNEALINGS = {
 
 
 def distiller(stage="kd", **options):
-    made = kf.Distiller(
-        *(tiny.network(hidden=6), tiny.network(hidden=2, seed=1)),
-        **{"hints": ("hidden", "hidden"), "stage": stage, **options},
-    )
-    made.compile(
+    return tiny.make_distiller(
+        tiny.network(hidden=6),
+        tiny.network(hidden=2, seed=1),
         keras.optimizers.SGD(0.0),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        run_eagerly=True,
+        compile_options={"metrics": ["accuracy"], "run_eagerly": True},
+        stage=stage,
+        **options,
     )
-    return made
 
 
 class Watch(keras.callbacks.Callback):

@@ -26,16 +26,16 @@ def distiller(
     stage="joint", teacher=None, student=None, label=True, eagerly=True, **options
 ):
     """One whose passes are too small to be worth a trace, unless that is the point."""
-    made = kf.Distiller(
-        teacher or tiny.network(hidden=6, seed=1),
-        student or tiny.network(hidden=4, seed=2),
-        **{"hints": ("hidden", "hidden"), "stage": stage, **options},
+    return tiny.make_distiller(
+        teacher,
+        student,
+        keras.optimizers.SGD(0.05),
+        tiny.FROM_LOGITS if label else None,
+        {"run_eagerly": eagerly},
+        regressor_seed=4,
+        stage=stage,
+        **options,
     )
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True) if label else None
-    made.compile(keras.optimizers.SGD(0.05), loss, run_eagerly=eagerly)
-    for regressor in made.regressors:
-        tiny.redrawn(regressor, seed=4)
-    return made
 
 
 class Seen(keras.callbacks.Callback):

@@ -37,7 +37,17 @@ STUDENTS = {
 }
 
 
-@pytest.mark.parametrize("build", STUDENTS)
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    "build",
+    [
+        *("functional", "nested"),
+        *(
+            pytest.param(b, marks=pytest.mark.graph)
+            for b in ("sequential", "subclassed")
+        ),
+    ],
+)
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_each_stage_changes_what_it_trains_and_nothing_else(build, stage):
     make, guided = STUDENTS[build]
@@ -115,6 +125,7 @@ def test_a_number_in_a_variable_reads_as_it_was_assigned(argument):
     assert getattr(model, argument) == 12345
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("learning_rate_factor", [0.0, 0.25])
 @pytest.mark.parametrize("optimizer", ["SGD", "RMSprop", "Adam"])
 def test_learning_rate_factor_scales_the_steps_below_the_hint(
@@ -265,6 +276,7 @@ def test_penalties_are_part_of_the_loss():
         np.testing.assert_allclose(logs["loss"] - total, penalty, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 def test_float16_student_has_its_loss_scaled(options):
     keras.config.set_dtype_policy("mixed_float16")

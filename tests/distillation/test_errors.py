@@ -1,47 +1,29 @@
 """Whatever is passed wrong is told before the first update: what, and the way out."""
 
-import re
-
 import keras
 import networks
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from mistakes import DATA
+from mistakes import FROM_LOGITS
+from mistakes import ONE
+from mistakes import ONE_HOT
+from mistakes import PAIR
+from mistakes import X
+from mistakes import Y
+from mistakes import check
+from mistakes import compiled
+from mistakes import conv_net
+from mistakes import distiller
+from mistakes import forked
+from mistakes import forked_distiller
+from mistakes import net
+from mistakes import raised
+from mistakes import two_stages
 
 import keras_fitnets as kf
-
-PAIR = ("hidden", "hidden")
-LOGITS_LOSS = networks.LABEL_LOSS
-
-
-def net(name="student", width=2, units=3, end=None, shape=(4,), between=()):
-    """Layers "features", "hidden", those `between`, and "out"."""
-    inputs = x = keras.Input(shape, name="features")
-    out = layers.Dense(units, end, name="out")
-    for layer in [layers.Dense(width, "relu", name="hidden"), *between, out]:
-        x = layer(x)
-    return keras.Model(inputs, x, name=name)
-
-
-def forked(name="student", **units):
-    """A network with a dictionary of outputs."""
-    inputs = keras.Input((4,))
-    x = layers.Dense(2, name="hidden")(inputs)
-    outputs = {key: layers.Dense(n, name=key)(x) for key, n in units.items()}
-    return keras.Model(inputs, outputs, name=name)
-
-
-def conv_net(name="student", width=2, size=8):
-    return keras.Sequential(
-        [
-            keras.Input((size, size, 1)),
-            layers.Conv2D(width, 3, name="conv"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, name="out"),
-        ],
-        name=name,
-    )
 
 
 def unbuilt(name):
@@ -61,13 +43,6 @@ def recurrent(name="student"):
     inputs = keras.Input((5, 2))
     x, *_ = layers.LSTM(2, return_state=True, name="hidden")(inputs)
     return keras.Model(inputs, layers.Dense(3)(x), name=name)
-
-
-def distiller(teacher=None, student=None, hints=PAIR, **options):
-    teacher = net("teacher", 8) if teacher is None else teacher
-    return kf.Distiller(
-        teacher, net() if student is None else student, hints, **options
-    )
 
 
 def ending(end, units=3, **options):
@@ -531,44 +506,14 @@ CONSTRUCTED = {
 }
 
 
-def raised(act):
-    """The message of the error that `act` raises; all its lines as one."""
-    with pytest.raises((ValueError, TypeError)) as caught:
-        act()
-    return " ".join(str(caught.value).split())
-
-
-def check(message, named, remedy):
-    assert re.search(named, message), f"{named!r} is not named: {message}"
-    assert re.search(remedy, message), f"No {remedy!r} in: {message}"
-
-
 @pytest.mark.parametrize("case", CONSTRUCTED)
 def test_what_is_made_wrongly_is_told_at_once(case):
     act, named, remedy = CONSTRUCTED[case]
     check(raised(act), named, remedy)
 
 
-X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-Y = np.arange(8) % 3
-DATA = (X, Y)
-ONE = {"batch_size": 4, "verbose": 0}
-
-
-def compiled(loss=LOGITS_LOSS, metrics=("accuracy",), made=None, **options):
-    made = made or distiller(**options)
-    metrics = metrics if metrics is None else list(metrics)
-    made.compile("sgd", loss, metrics=metrics, run_eagerly=True)
-    return made
-
-
 def fit(x=X, y=Y, **options):
     return lambda model: model.fit(x, y, **ONE, **options)
-
-
-def two_stages(x=X, y=Y, **options):
-    options = {"hint_epochs": 1, "kd_epochs": 1, **ONE, **options}
-    return lambda model: kf.fit_stagewise(model, x, y, **options)
 
 
 def listed(make_stages, x=X, y=Y, **options):
@@ -594,15 +539,7 @@ def softmaxed(loss, **options):
     return compiled(loss, made=ending("softmax", **options))
 
 
-def forked_distiller(loss, **options):
-    model = distiller(forked("teacher", a=3, b=3), forked(a=3, b=3), **options)
-    # An empty list has too few entries for older Kerases.
-    return compiled(loss, None, made=model)
-
-
 PROBABILITIES = "sparse_categorical_crossentropy"
-FROM_LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-ONE_HOT = np.eye(3, dtype="float32")[Y]
 NO_LABELS = "Pass `y`, or a dataset of"
 SAY_LOGITS = r"from_logits=True\)"
 

@@ -43,17 +43,17 @@ def data(value=0.0, of=0):
 
 
 def distiller(stage, teacher=None, hint="hidden", optimizer=None, **options):
-    made = kf.Distiller(
+    return tiny.make_distiller(
         teacher or tiny.network(seed=1),
         tiny.network(seed=2),
-        **{"hints": (hint, "hidden"), "stage": stage, "activation": "softmax"},
+        optimizer or keras.optimizers.Adam(0.01),
+        compile_options=options,
+        regressor_seed=3,
+        hints=(hint, "hidden"),
+        stage=stage,
+        activation="softmax",
         from_logits=True,
     )
-    for regressor in made.regressors:
-        tiny.redrawn(regressor, 3)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    made.compile(optimizer or keras.optimizers.Adam(0.01), loss, **options)
-    return made
 
 
 def state(model):
@@ -114,6 +114,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_place_and_the_step_are_told_and_the_step_is_undone(case):
     make, bad, first, then = CASES[case]
@@ -178,6 +179,7 @@ def test_loss_scaling_may_overflow_while_it_looks_for_its_scale():
     assert model.optimizer.dynamic_scale.numpy() < 1e38
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"steps_per_execution": 4}])
 def test_the_step_is_exact_however_it_is_run(options):
     model, expected = (distiller("joint", **options) for _ in range(2))
@@ -189,6 +191,7 @@ def test_the_step_is_exact_however_it_is_run(options):
         assert_same(state(model), state(expected))
 
 
+@pytest.mark.slow
 def test_replicas_undo_the_step_together():
     devices = [f"CPU:{i}" for i in range(2)]
     strategy = tf.distribute.MirroredStrategy(
@@ -212,6 +215,7 @@ def test_replicas_undo_the_step_together():
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callbacks", [[], [kf.CheckNumerics()]], ids=["off", "on"])
 def test_the_checkpoint_is_from_before_it(tmp_path, callbacks):
     """λ is annealed to what float32 cannot hold in the third epoch of stage 2."""

@@ -11,6 +11,8 @@ import tiny
 
 import keras_fitnets as kf
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 LAMBDA, TEMPERATURE = 4.0, 3.0
 LABEL_LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 
@@ -99,6 +101,7 @@ def test_row_1_the_default_soft_loss_is_the_softened_crossentropy():
     np.testing.assert_allclose(logs["kd_loss"] - entropy, divergence, rtol=1e-4)
 
 
+@pytest.mark.graph
 def test_row_1_a_student_trained_by_the_soft_loss_alone_learns_its_teacher():
     x, y = tiny.data(samples=256)
     teacher = teacher_network()
@@ -159,6 +162,7 @@ def normalised_student():
     )
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_row_3_evaluation_changes_nothing(stage):
     distiller = joint(
@@ -171,6 +175,7 @@ def test_row_3_evaluation_changes_nothing(stage):
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_row_4_a_step_updates_batch_statistics_once(stage):
     student = normalised_student()
@@ -204,6 +209,8 @@ def test_row_4_a_step_runs_the_student_once():
 # Row 5
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 @pytest.mark.parametrize(("stage", "last"), [("hint", 8), ("joint", 7), ("kd", 1)])
 def test_row_5_two_replicas_step_like_one(stage, last):
     """The last batch is shared evenly, or not; of one sample a replica gets none."""
@@ -395,6 +402,7 @@ def test_row_8_outputs_of_other_shapes_raise_at_construction(
 # Row 9
 
 
+@pytest.mark.graph
 def test_row_9_lambda_and_temperature_are_not_baked_into_the_trace():
     x, y = tiny.data()
     distiller = still(stage="kd")
@@ -411,6 +419,7 @@ def test_row_9_lambda_and_temperature_are_not_baked_into_the_trace():
     np.testing.assert_allclose(history["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.graph
 def test_row_9_there_are_a_regressor_and_stages():
     x, y = tiny.data()
     distiller = joint(stage="hint", optimizer=keras.optimizers.Adam(0.02))
@@ -426,6 +435,7 @@ def test_row_9_there_are_a_regressor_and_stages():
 # Row 10
 
 
+@pytest.mark.graph
 def test_row_10_the_teacher_is_left_as_it_was():
     teacher = teacher_network()
     teacher.get_layer("out").trainable = False
@@ -501,6 +511,7 @@ def test_row_11_a_checkpoint_does_not_carry_the_teacher(write, tmp_path):
 # Row 12
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "joint"])
 def test_row_12_a_loaded_distiller_trains_on_where_it_stopped(stage, tmp_path):
     x, y = tiny.data()
@@ -521,6 +532,8 @@ def test_row_12_a_loaded_distiller_trains_on_where_it_stopped(stage, tmp_path):
 # Row 13
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_row_13_logged_losses_are_means_over_samples(replicas):
     """On two replicas one of them gets none of the last batch."""

@@ -128,6 +128,7 @@ def expected(distiller, x, y, activation="softmax"):
 # Every pair of precisions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("student", POLICIES)
 @pytest.mark.parametrize("teacher", POLICIES)

@@ -173,6 +173,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_logs_and_gradients(case):
     """One trace serves every λ and τ: both are assigned in between."""
@@ -327,6 +328,7 @@ def still(case, mode):
     )[0]
 
 
+@pytest.mark.slow
 @every_mode
 def test_assignment_changes_the_next_step(mode):
     case = Case("joint")
@@ -344,6 +346,7 @@ def test_assignment_changes_the_next_step(mode):
         assert (distiller.lambda_, distiller.temperature) == (lambda_, temperature)
 
 
+@pytest.mark.slow
 @every_mode
 def test_annealing_changes_the_next_epoch(mode):
     case = Case("joint")

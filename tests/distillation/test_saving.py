@@ -7,6 +7,8 @@ import pytest
 
 import keras_fitnets as kf
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 
 def distiller(
     stage="joint", teacher_width=8, optimizer="adam", student=None, **options
@@ -30,7 +32,9 @@ def fit(model, epochs=1, **options):
     return model.fit(x, y, epochs=epochs, **settings).history
 
 
-@pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
+@pytest.mark.parametrize(
+    "stage", ["hint", "kd", pytest.param("joint", marks=pytest.mark.graph)]
+)
 def test_a_loaded_distiller_trains_on_exactly_where_it_stopped(tmp_path, stage):
     model = distiller(stage, learning_rate_factor=0.5)
     fit(model, callbacks=[kf.LambdaAnnealing(lambda epoch: 1.3)])

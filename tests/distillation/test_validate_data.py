@@ -4,6 +4,7 @@ A second table beside that of `test_errors`: data sets, checkpoints, and the res
 public names.
 """
 
+import functools
 import shutil
 
 import keras
@@ -11,19 +12,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_errors import FROM_LOGITS
-from test_errors import ONE
-from test_errors import ONE_HOT
-from test_errors import PAIR
-from test_errors import X
-from test_errors import Y
-from test_errors import check
-from test_errors import compiled
-from test_errors import conv_net
-from test_errors import forked_distiller
-from test_errors import net
-from test_errors import raised
-from test_errors import two_stages
+from mistakes import FROM_LOGITS
+from mistakes import ONE
+from mistakes import ONE_HOT
+from mistakes import PAIR
+from mistakes import X
+from mistakes import Y
+from mistakes import check
+from mistakes import compiled
+from mistakes import conv_net
+from mistakes import forked_distiller
+from mistakes import net
+from mistakes import raised
+from mistakes import two_stages
 
 import keras_fitnets as kf
 
@@ -300,6 +301,12 @@ def told(model, act):
     return message
 
 
+@functools.cache
+def shared(make):
+    """One Distiller for every row that needs it: an error leaves it as it was."""
+    return make()
+
+
 def options(source):
     """A dataset brings its batches along."""
     return {"verbose": 0} if len(source) == 1 else ONE
@@ -310,7 +317,7 @@ def test_bad_data_is_told_before_the_first_update(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
     told_of = told(
-        make(), lambda m: m.fit(x, y, sample_weight=weights, **options(source))
+        shared(make), lambda m: m.fit(x, y, sample_weight=weights, **options(source))
     )
     check(told_of, named, remedy)
 
@@ -320,7 +327,7 @@ def test_bad_data_is_told_before_stage_1(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
     train = two_stages(x, y, sample_weight=weights, verbose=0)
-    check(told(make(), train), named, remedy)
+    check(told(shared(make), train), named, remedy)
 
 
 GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
@@ -330,7 +337,7 @@ GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
 @pytest.mark.parametrize("stages", [1, 2])
 def test_bad_validation_data_is_told_before_the_first_update(case, stages):
     make, source, named, remedy = BAD[case]
-    model, x, y = make(), GOOD.get(make, X), Y
+    model, x, y = shared(make), GOOD.get(make, X), Y
     if make is two_outputs:
         y = {"a": Y, "b": Y}
     elif make is multi_label or "one-hot loss" in case or "of other cl" in case:
@@ -364,7 +371,8 @@ def test_bad_data_is_told_before_it_is_evaluated(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
     evaluated = told(
-        make(), lambda m: m.evaluate(x, y, sample_weight=weights, **options(source))
+        shared(make),
+        lambda m: m.evaluate(x, y, sample_weight=weights, **options(source)),
     )
     check(evaluated, named, remedy)
 

@@ -9,6 +9,9 @@ from keras import layers
 
 import keras_fitnets as kf
 
+# A step of several replicas takes seconds to trace.
+pytestmark = pytest.mark.slow
+
 BATCH = 8
 # The first batch is shared out evenly; of 3 two replicas get 2 and 1, of 1 all but one
 # get nothing.
@@ -62,22 +65,17 @@ LABEL_LOSSES = {
 
 def distiller(stage, loss=None, optimizer=None, student=None, **options):
     teachers = [network(5, seed=seed, name=f"teacher{seed}") for seed in (1, 2)]
-    made = kf.Distiller(
+    return tiny.make_distiller(
         kf.Teacher(teachers),
         student or network(4, seed=3),
+        optimizer or keras.optimizers.Adam(0.05),
+        label_loss() if loss is None else loss,
+        {"metrics": ["accuracy"], "weighted_metrics": ["mse"]},
+        regressor_seed=4,
         hints=kf.Hint("hidden", "hidden", 0.5, member=1),
         stage=stage,
         **options,
     )
-    for regressor in made.regressors:
-        tiny.redrawn(regressor, seed=4)
-    made.compile(
-        optimizer or keras.optimizers.Adam(0.05),
-        label_loss() if loss is None else loss,
-        metrics=["accuracy"],
-        weighted_metrics=["mse"],
-    )
-    return made
 
 
 def batches(samples, dtype, weighted):
@@ -90,6 +88,8 @@ def train(replicas, samples, stage, epochs=3, weighted=True, dtype="float32", **
     dataset = batches(samples, dtype, weighted)
     with STRATEGIES[replicas].scope():
         model = distiller(stage, **{name: make() for name, make in made.items()})
+    # One replica is what the others are compared with: its steps need no trace.
+    model.run_eagerly = replicas == 1
     history = model.fit(
         dataset,
         epochs=epochs,

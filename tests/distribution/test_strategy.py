@@ -419,13 +419,15 @@ SAMPLES = 16
 
 
 def distiller(**options):
-    teachers = [tiny.network(hidden=7, seed=1), tiny.network(hidden=4, seed=2)]
-    hints = kf.Hint("hidden", "hidden", member=1)
-    made = kf.Distiller(teachers, tiny.network(seed=5), hints=hints, **options)
-    tiny.redrawn(made.regressors[0], seed=6)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    made.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
-    return made
+    return tiny.make_distiller(
+        [tiny.network(hidden=7, seed=1), tiny.network(hidden=4, seed=2)],
+        tiny.network(seed=5),
+        keras.optimizers.SGD(0.1),
+        compile_options={"metrics": ["accuracy"]},
+        regressor_seed=6,
+        hints=kf.Hint("hidden", "hidden", member=1),
+        **options,
+    )
 
 
 def same_logs(actual, expected):
@@ -434,6 +436,7 @@ def same_logs(actual, expected):
         np.testing.assert_allclose(actual[name], values, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["hint", "joint"])
 def test_four_replicas_train_a_stage_as_one_does(stage):
     x, y = tiny.data(samples=SAMPLES)
@@ -451,6 +454,7 @@ def test_four_replicas_train_a_stage_as_one_does(stage):
         tiny.assert_close(four, one)
 
 
+@pytest.mark.slow
 def test_both_stages_run_on_four_replicas_as_on_one(tmp_path):
     x, y = tiny.data(samples=SAMPLES)
     histories = []
@@ -479,6 +483,7 @@ def test_both_stages_run_on_four_replicas_as_on_one(tmp_path):
     same_logs(four.kd.history, one.kd.history)
 
 
+@pytest.mark.slow
 def test_networks_of_two_scopes_meet_in_one_distiller():
     x, y = tiny.data(samples=SAMPLES)
     with kf.strategy("mirrored").scope():
@@ -491,6 +496,7 @@ def test_networks_of_two_scopes_meet_in_one_distiller():
     assert np.isfinite(tiny.fit(made, x)["kd_loss"]).all()
 
 
+@pytest.mark.slow
 def test_training_goes_through_the_scope_of_a_tpu(machine):
     machine.replacement["tpu"] = tf.distribute.OneDeviceStrategy("/device:CPU:1")
     machine.environment(TPU_NAME="local")

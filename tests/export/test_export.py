@@ -82,6 +82,7 @@ def outputs_of(path, x, one_by_one=False):
     return loaded.serve(x).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_file_gives_what_the_student_gives(distiller, data, suffix, tmp_path):
     x, y = data
@@ -119,6 +120,7 @@ def test_what_is_returned_stands_for_the_path(tmp_path):
     assert rows[1]["bytes"] == rows[2]["bytes"] == exported.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix, quantize", QUANTIZED)
 def test_a_quantised_file_holds_smaller_numbers_and_is_near(
     distiller, data, suffix, quantize, tmp_path
@@ -181,6 +183,7 @@ def numbers_in(path):
     return sum(int(np.prod(v.shape)) for v in variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_nothing_of_the_teacher_or_regressor_is_in_the_file(
     distiller, suffix, tmp_path
@@ -260,6 +263,7 @@ def test_a_student_in_mixed_precision_ships_in_float32(data, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_network_within_a_student_is_not_run_as_in_training(
     distiller, suffix, tmp_path
@@ -280,6 +284,7 @@ class Subclassed(keras.Model):
         return self.dense(inputs) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_subclassed_networks_and_several_inputs_and_outputs(suffix, tmp_path):
     subclassed = Subclassed()
@@ -310,6 +315,7 @@ class TwoInputs(keras.Model):
         return self.dense(one - 2 * other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_inputs_come_by_name_in_any_order(suffix, tmp_path):
     rng = np.random.default_rng(0)
@@ -326,6 +332,7 @@ def test_inputs_come_by_name_in_any_order(suffix, tmp_path):
     assert report.rows[1]["agreement"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_list", [True, False])
 @pytest.mark.parametrize("name, quantize", [("a.onnx", None), ("a.tflite", "int8")])
 def test_a_subclassed_network_of_several_inputs(as_list, name, quantize, tmp_path):
@@ -364,6 +371,7 @@ def test_units_of_their_own_are_judged_as_such(tmp_path):
     assert [row["accuracy"] for row in rows] == [right, right]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix, policy",
     [(".onnx", "float32"), (".onnx", "mixed_float16"), ("", "mixed_float16")],
@@ -382,6 +390,7 @@ def test_what_normalisation_has_seen_is_in_the_file(suffix, policy, tmp_path):
     assert isinstance(normal.mean, tf.Tensor)
 
 
+@pytest.mark.slow
 def test_a_recurrent_student_ships_unrolled_and_in_float32_within(tmp_path):
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
 

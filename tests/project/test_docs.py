@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-import test_layering
 from sphinx.cmd.build import build_main
 
 import keras_fitnets
@@ -100,42 +99,3 @@ def test_links_lead_to_what_is_in_the_repository(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in slugs(target), link
-
-
-def picture():
-    """The groups of the picture in CONTRIBUTING.md, and for each those it leads to."""
-    text = (HERE / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    lines = re.search(r"^```mermaid\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
-    groups = {
-        name: modules.split(" · ")
-        for name, modules in re.findall(r'^ *(\w+)\[".*<br/>(.*)"\]$', lines, re.M)
-    }
-    below = {name: set() for name in groups}
-    for line in re.findall(r"^ *(\w+(?: --> \w+)+)$", lines, re.MULTILINE):
-        names = line.split(" --> ")
-        for upper, lower in zip(names, names[1:], strict=False):
-            below[upper].add(lower)
-    for _ in groups:
-        for lower in below.values():
-            lower |= {name for group in lower for name in below[group]}
-    return groups, below
-
-
-def test_the_picture_has_every_module_once():
-    groups, _ = picture()
-    drawn = [module for modules in groups.values() for module in modules]
-    assert sorted(drawn) == sorted(test_layering.MAY_IMPORT)
-
-
-def test_the_picture_leads_from_what_is_imported_to_what_imports_it():
-    groups, below = picture()
-    group_of = {module: name for name, modules in groups.items() for module in modules}
-    assert [name for name, lower in below.items() if name in lower] == []
-    missing = [
-        (group_of[granted], group_of[row])
-        for row, grants in test_layering.MAY_IMPORT.items()
-        for granted in grants & group_of.keys()
-        if group_of[granted] != group_of[row]
-        and group_of[row] not in below[group_of[granted]]
-    ]
-    assert missing == []

@@ -45,7 +45,9 @@ def test_a_public_name_is_documented_with_an_example(value):
         assert "Args:" in detail, "there is a list of arguments"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.usefixtures("eager")
 def test_an_example_prints_what_it_says(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -11,8 +11,12 @@ from keras import layers
 
 import keras_fitnets as kf
 
-# Keras warns of a softmax over one channel, which may be a hint like any other.
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax")
+pytestmark = [
+    # Hundreds of examples each.
+    pytest.mark.slow,
+    # Keras warns of a softmax over one channel, which may be a hint like any other.
+    pytest.mark.filterwarnings("ignore:You are using a softmax"),
+]
 
 
 def search(examples):

@@ -1,6 +1,7 @@
 """Imports go one way: each package imports only those that the table grants it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras_fitnets
 
 PACKAGE = Path(keras_fitnets.__file__).parent
 NAME = "keras_fitnets"
+HERE = Path(__file__).parents[2]
 
 # In the order of the flow: a package is granted only those above it.
 MAY_IMPORT = {
@@ -170,3 +172,45 @@ def test_importing_the_package_needs_no_late_one():
     # Keras itself imports some of these where they are: hence made absent here.
     program = f"import sys; sys.modules.update(dict.fromkeys({LATE})); import {NAME}"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# The picture of the table, in CONTRIBUTING.md
+
+
+def picture():
+    """The groups of the picture in CONTRIBUTING.md, and for each those it leads to."""
+    text = (HERE / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = re.search(r"^```mermaid\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
+    groups = {
+        name: modules.split(" · ")
+        for name, modules in re.findall(r'^ *(\w+)\[".*<br/>(.*)"\]$', lines, re.M)
+    }
+    below = {name: set() for name in groups}
+    for line in re.findall(r"^ *(\w+(?: --> \w+)+)$", lines, re.MULTILINE):
+        names = line.split(" --> ")
+        for upper, lower in zip(names, names[1:], strict=False):
+            below[upper].add(lower)
+    for _ in groups:
+        for lower in below.values():
+            lower |= {name for group in lower for name in below[group]}
+    return groups, below
+
+
+def test_the_picture_has_every_module_once():
+    groups, _ = picture()
+    drawn = [module for modules in groups.values() for module in modules]
+    assert sorted(drawn) == sorted(MAY_IMPORT)
+
+
+def test_the_picture_leads_from_what_is_imported_to_what_imports_it():
+    groups, below = picture()
+    group_of = {module: name for name, modules in groups.items() for module in modules}
+    assert [name for name, lower in below.items() if name in lower] == []
+    missing = [
+        (group_of[granted], group_of[row])
+        for row, grants in MAY_IMPORT.items()
+        for granted in grants & group_of.keys()
+        if group_of[granted] != group_of[row]
+        and group_of[row] not in below[group_of[granted]]
+    ]
+    assert missing == []

@@ -40,6 +40,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((HERE / "docs").glob("*.md")), ids=str)
+@pytest.mark.usefixtures("eager")
 def test_a_page_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     teacher().save("teacher.keras")

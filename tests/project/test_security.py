@@ -115,12 +115,7 @@ def pickled(marker):
 
 
 def distiller(teacher=None, student=None, loss=None):
-    teacher = teacher or tiny.network(hidden=6, seed=1)
-    student = student or tiny.network(hidden=4, seed=2)
-    made = kf.Distiller(teacher, student, hints=("hidden", "hidden"))
-    loss = loss or keras.losses.CategoricalCrossentropy(from_logits=True)
-    made.compile("sgd", loss)
-    return made
+    return tiny.make_distiller(teacher, student, label_loss=loss or tiny.FROM_LOGITS)
 
 
 def with_lambda(marker):

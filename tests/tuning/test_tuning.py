@@ -22,6 +22,8 @@ from processes import Program
 import keras_fitnets as kf
 from keras_fitnets.tuning import search_space
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 HERE = Path(__file__).parent
 TUNERS = {
     "random": (keras_tuner.RandomSearch, {}),
@@ -146,7 +148,10 @@ def test_what_cannot_be_meant_is_refused_at_once(options, error, message):
 # The search itself.
 
 
-@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", [pytest.param("random", marks=pytest.mark.graph), *[*TUNERS][1:]]
+)
 def test_every_tuner_ends_with_students(kind, tmp_path, fits):
     tuner, options = TUNERS[kind]
     model = searching.hypermodel(
@@ -173,6 +178,8 @@ def test_every_tuner_ends_with_students(kind, tmp_path, fits):
         assert kd == [[0, 2]] * len(trials)
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_stage_1_and_the_teacher_are_run_once_for_all_trials_and_searches(
     tmp_path, fits, monkeypatch
 ):
@@ -201,6 +208,7 @@ def test_stage_1_and_the_teacher_are_run_once_for_all_trials_and_searches(
     assert {stage for stage, *_ in fits} == {"kd"}
 
 
+@pytest.mark.slow
 def test_a_stage_1_that_was_found_is_the_one_that_was_trained(tmp_path, fits):
     def trained(seed, lambda_, folder="kept", hint_learning_rate=0.01):
         model = searching.hypermodel(
@@ -287,6 +295,7 @@ def test_without_a_tuner_or_a_directory_nothing_is_kept(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_executions_of_a_trial_differ_by_their_seeds(tmp_path, fits):
     model = searching.hypermodel(hints=("low", "low"), lambda_=2.0, temperature=3.0)
     options = {"max_trials": 2, "executions_per_trial": 2}
@@ -549,6 +558,8 @@ def test_a_chief_and_workers_one_of_them_killed(tmp_path, monkeypatch):
     assert len([path for path in first.iterdir() if path.is_dir()]) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_a_trial_runs_under_a_strategy(tmp_path):
     devices = [one.name for one in tf.config.list_logical_devices("CPU")][:2]
     strategy = tf.distribute.MirroredStrategy(
@@ -577,6 +588,7 @@ def test_class_weights_reach_both_kinds_of_loss_of_every_trial(tmp_path, fits):
 # Seen.
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_trial_and_marks_the_best(tmp_path):
     model = searching.hypermodel(hints=[*searching.HINTS, None])
     found = searching.tuner(model, tmp_path, max_trials=4)
@@ -603,6 +615,7 @@ def test_the_picture_shows_every_trial_and_marks_the_best(tmp_path):
     assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_tensorboard_knows_the_hyperparameters(tmp_path):
     from tensorboard.plugins.hparams import plugin_data_pb2
 
