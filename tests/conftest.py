@@ -10,6 +10,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Of the programs that tests start; for the tests themselves see below.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+# TensorFlow's convolutions with channels first need oneDNN, which it switches off by
+# itself on CPUs without AVX-512.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest
