@@ -68,6 +68,7 @@ class ExampleSource:
         options.autotune.enabled = False
         dataset = dataset.with_options(options)
         self._dataset = dataset
+        # Empty as long as the first batch is read, which the others are compared with.
         self.columns: list[Any] = []
         self.first_batch = next(iter(self))
         self.batch_size = _num_rows(self.first_batch)
@@ -115,6 +116,7 @@ class ExampleSource:
         for batch in self:
             row += _num_rows(batch)
             crcs = _update(crcs, batch)
+            # An empty batch has no end of its own at which to compare.
             if _num_rows(batch):
                 checksums.append([row, *crcs])
         return checksums
@@ -129,6 +131,7 @@ class ExampleSource:
             ExamplesDiffer: at the first batch that is not the same.
         """
         row, crcs = 0, [0] * len(self.columns)
+        # A running CRC-32 can be compared only where it was recorded.
         batches = _cut(self, [end for end, *_ in checksums])
         for batch, expected in itertools.zip_longest(batches, checksums):
             end = row + (0 if batch is None else _num_rows(batch))
@@ -151,6 +154,7 @@ class ExampleSource:
             if self._spec[part] is not None
             for i, tensor in enumerate(tf.nest.flatten(tensors))
         }
+        # Labels or weights that broadcast would be stored for some examples only.
         sizes = {name: array.shape[:1] for name, array in columns.items()}
         if len(set(sizes.values())) > 1 or () in sizes.values():
             raise ValueError(
@@ -178,6 +182,7 @@ class ExampleSource:
 
     def _explain(self, columns: list[str]) -> str:
         """Say what makes these columns differ, and how to put it right."""
+        # Which parts differ tells a shuffle from a random augmentation.
         parts = {name.split()[0] for name in columns}
         if parts == {"inputs"} and self._augment is not None:
             return (
@@ -204,6 +209,7 @@ def _num_rows(batch: Batch) -> int:
 
 def _update(crcs: list[int], batch: Batch) -> list[int]:
     """Return each column's CRC-32, continued with the rows of a batch."""
+    # A checksum is of bits: NaN equals itself, and 0.0 differs from -0.0.
     arrays = [np.ascontiguousarray(array) for array in batch.values()]
     return [
         zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
@@ -213,6 +219,8 @@ def _update(crcs: list[int], batch: Batch) -> list[int]:
 
 def _cut(batches: Iterable[Batch], ends: Sequence[int]) -> Iterator[Batch]:
     """Batch rows anew, so that batches end at these rows, and surplus rows alone."""
+    # Rows are collected in pieces until the next end; a batch that ends there by itself
+    # is one piece, and is not copied.
     row = 0
     pieces: list[Batch] = []
     remaining = list(reversed(ends))

@@ -22,10 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 LOCK = "writer.lock"
+# 64 MB: a killed writer loses little, and a disk reads and writes it at full speed.
 SHARD_BYTES = 2**26
 _MANIFEST = "manifest.json"
 # The manifest of format 1, which had all columns in one file.
 _OLD_MANIFEST = "plan.json"
+# Files with other names are neither read nor deleted.
 _FILE = re.compile(r"(\d{5,})-(\d{2,})-([0-9a-f]{8})\.npy")
 _PARTIAL = re.compile(r"[0-9a-f]{32}\.partial")
 
@@ -101,6 +103,7 @@ class ColumnStore:
             The number of a shard, the part of the shard, and the part of these rows
             that goes there.
         """
+        # Batches do not end where shards do: one batch may reach into several.
         done = 0
         while done < count:
             number, start = divmod(row + done, self.shard_size)
@@ -134,6 +137,7 @@ class ColumnStore:
         what went wrong with that one.
         """
         with futures.ThreadPoolExecutor(1) as pool:
+            # At most one write is pending: a second buffer is all that the caller has.
             pending: list[futures.Future[None]] = []
 
             def write(number: int, arrays: dict[str, np.ndarray]) -> None:
@@ -142,6 +146,7 @@ class ColumnStore:
                 pending.append(pool.submit(self.write_shard, number, arrays))
 
             yield write
+            # The last shard has no successor that would wait for it.
             while pending:
                 pending.pop().result()
 
@@ -174,6 +179,7 @@ class ColumnStore:
                     f"The cache is damaged: the CRC-32 of '{path}' is not that of what "
                     f"was written. {remedy}"
                 )
+            # The file is what was written, but it may belong to another manifest.
             array, known = _open_mapped(path), column < len(columns)
             dtype, shape = columns[column] if known else (None, ())
             expected = (self.shard_rows(number), *shape)
@@ -188,6 +194,7 @@ class ColumnStore:
         """Read the rows of a column at these positions, which must all be there."""
         dtype, shape = self._dtypes[column]
         result = _allocate_aligned((len(rows), *shape), dtype)
+        # A shuffled batch takes its rows from many shards.
         numbers, within = np.divmod(rows, self.shard_size)
         for number in np.unique(numbers):
             array = _open_mapped(self._files[int(number), self._numbers[column]])
@@ -204,6 +211,7 @@ class ColumnStore:
 
     def _write(self, number: int, column: int, array: np.ndarray) -> Path:
         """Write a file under another name, then rename it: it is there or it is not."""
+        # The header is made first, because the name of the file holds its checksum too.
         header = io.BytesIO()
         described = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(header, described)
@@ -228,6 +236,7 @@ class ColumnStore:
 def exclusive_lock(directory: Path, verbose: Any) -> Iterator[None]:
     """Keep other processes from writing to a directory, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
+    # The operating system releases the lock of a process that is killed.
     lock = filelock.FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -275,6 +284,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
                 "one."
             )
         return None
+    # Writing what was read must give the same text, with the same checksum in it.
     try:
         text = path.read_text()
         manifest = json.loads(text)
@@ -321,6 +331,7 @@ def _to_text(manifest: dict[str, Any]) -> str:
 
 
 def _crc_of_file(path: Path) -> int:
+    # Piece by piece, so that a large file does not have to fit into memory.
     crc = 0
     with path.open("rb") as file:
         while part := file.read(2**20):

@@ -114,9 +114,12 @@ def cache_teacher(
     source = ExampleSource(distiller, dataset, augment, views)
     batch_size = source.batch_size if batch_size is None else batch_size
     check_integer("batch_size", batch_size)
+    # The Distiller's own hint layers, and those that are to be tried later.
     provider = distiller.teacher_outputs.with_layers(_parse_layers(hint_layers))
     teacher_pass = TeacherPass(distiller.teacher, provider, hint_dtype)
     writer = CacheWriter(_parse_directory(directory), source, teacher_pass, views)
+    # A complete cache is opened without the lock, so that many processes can read it
+    # at once, also from a directory that they cannot write to.
     store = writer.open()
     if store is not None and store.is_complete():
         store = writer.run(store, verbose)

@@ -47,6 +47,7 @@ class TeacherPass:
         Raises:
             ValueError: for outputs that are not finite, or too large for `hint_dtype`.
         """
+        # Faults are found in the same graph, and raised here, where Python can.
         outputs, squared_norms, faults = self._compute(inputs)
         for name, fault in faults.items():
             is_not_finite, is_too_large = fault.numpy()
@@ -124,6 +125,7 @@ class TeacherPass:
         layers = [one for model in models for one in graph.get_descendants(model)]
         if not any(isinstance(o, keras.layers.BatchNormalization) for o in layers):
             return []
+        # Members of an ensemble may share layers; each weight is taken once.
         weights = {id(w): w for model in models for w in model.variables}.values()
         with tf.init_scope():
             values = [keras.ops.convert_to_numpy(weight) for weight in weights]

@@ -93,6 +93,9 @@ class CacheWriter:
         source = self._source
         inputs = source.pack(source.first_batch)[0]
         columns = [*source.columns, *self._teacher_pass.columns(inputs)]
+        # This pass is cheap beside the teacher's. It counts the examples, so that the
+        # size is known, and makes it possible to notice in the second pass, batch by
+        # batch, that the dataset is not the same.
         checksums = source.compute_checksums()
         store = ColumnStore(
             self.directory,
@@ -117,6 +120,8 @@ class CacheWriter:
                 bar.add(1)
         except ExamplesDiffer as error:
             self._reject_examples(store, error)
+        # The files before the teacher, or a damaged file would look like a teacher that
+        # has changed.
         store.check_files()
         if store.has_shard(0):
             self._spot_check_teacher(store)
@@ -127,6 +132,7 @@ class CacheWriter:
         bar = _create_bar(len(checksums), verbose)
         # The next shard is filled while the one before is written.
         buffers = itertools.cycle([store.allocate_shard(), store.allocate_shard()])
+        # A buffer is taken when a shard begins and handed over when it is full.
         row, buffer = 0, None
         with store.background_writer() as write:
             for batch in self._source.iterate_and_verify(checksums):
@@ -173,6 +179,7 @@ class CacheWriter:
                 f"{_format_size(needed)} in '{self.directory}', "
                 f"{_format_size(missing)} of them still to be written."
             )
+        # An error now is better than one after hours of writing.
         free = shutil.disk_usage(self.directory).free
         if missing > free:
             raise OSError(
@@ -223,6 +230,7 @@ class CacheWriter:
                 f"It holds {views} view(s) of each example, not {self._views}."
             )
         outputs = {name: dtype for name, dtype, _ in columns[len(examples) :]}
+        # The members of an ensemble may be used one by one: theirs must be among those.
         networks = {name.split()[0] for name in outputs}
         if not networks >= set(teacher_pass.fingerprints):
             self._reject(
@@ -230,6 +238,7 @@ class CacheWriter:
                 f"{sorted(networks)}, of layers and weights, and those of this teacher "
                 f"{teacher_pass.fingerprints}."
             )
+        # A cache may hold more than is needed, but nothing less.
         layers = sorted(map(format_column, outputs))
         for network, what in teacher_pass.keys:
             name = f"{network} {what}"
