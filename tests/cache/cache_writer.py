@@ -7,8 +7,8 @@ import hashlib
 import sys
 import time
 
+import small_caches
 import tensorflow as tf
-import test_cache
 
 from keras_fitnets.cache import storage
 
@@ -23,10 +23,10 @@ if WORDS:
 
     storage.ColumnStore.write_shard = slowly
 
-dataset = test_cache.cached(
-    test_cache.distiller(), test_cache.batches(*test_cache.data()), FOLDER
+dataset = small_caches.cached(
+    small_caches.distiller(), small_caches.batches(*small_caches.data()), FOLDER
 )
 digest = hashlib.sha256()
-for tensor in tf.nest.flatten(test_cache.elements(dataset)):
+for tensor in tf.nest.flatten(small_caches.elements(dataset)):
     digest.update(tensor.tobytes())
 print(digest.hexdigest())
