@@ -102,7 +102,7 @@ def run_module(module: str, config: dict, arguments: argparse.Namespace) -> None
     def run(
         mutants: list[Mutant], start: Callable, items: Callable, shown: TextIO
     ) -> None:
-        selection = measure_tests(module, files, config, results, items, shown)
+        selection = measure_tests(module, config, results, items, shown)
         jobs = [make_job(mutant, selection) for mutant in mutants]
         outcomes = start(jobs, items, arguments.jobs)
         note_outcomes(outcomes, len(jobs), results / "results.jsonl", shown)
@@ -165,6 +165,7 @@ def make_job(mutant: Mutant, selection: Selection) -> Job:
         mutant.module,
         mutant.source,
         timeout=30.0 + 5.0 * usual,
+        eager=selection.eager,
         tag=mutant,
     )
 

@@ -39,13 +39,14 @@ class Job:
     """Tests to run, on a mutant or on the library as it is.
 
     Args:
-        files: the test files.
+        files: the test files, or tests in them.
         order: which of their tests to run, and in which order; all by default.
         module: path in the repository of the module to replace.
         source: what to replace it by.
         cover: files whose coverage to record, line by line and test by test.
         timeout: seconds after which the tests are ended.
         stop: whether to stop at the first test that fails.
+        eager: whether to run what is a `tf.function` without tracing it first.
         tag: whatever the caller wants to find again on the job.
     """
 
@@ -56,6 +57,7 @@ class Job:
     cover: list[str] = field(default_factory=list)
     timeout: float = 600.0
     stop: bool = True
+    eager: bool = False
     tag: object = None
 
 
@@ -186,8 +188,11 @@ def run_afresh(job: Job, directory: Path) -> int:
         sys.meta_path.insert(0, _MutantFinder(job.module, job.source, directory))
     files = job.files
     if job.order is not None:
-        wanted = {test.partition("::")[0] for test in job.order}
-        files = [file for file in job.files if file in wanted]
+        files = [
+            file
+            for file in job.files
+            if any(test.startswith(file) for test in job.order)
+        ]
     return _call_pytest(files, lambda session: _run_items(session, job, directory))
 
 
@@ -237,7 +242,7 @@ class _Items:
                     ]
                 # What a mutant has left behind may fail the tests of the next: those
                 # that failed must pass again without it. The first had a clean start.
-                again = Job(job.files, failed)
+                again = Job(job.files, failed, eager=job.eager)
                 is_clean = not failed or not _run_items(self.session, again, directory)
                 if is_clean or not number:
                     seconds = time.monotonic() - start
@@ -338,6 +343,8 @@ class _Notes:
 
 
 def _run_items(session: pytest.Session, job: Job, directory: Path) -> int:
+    import tensorflow as tf
+
     items = [item for item in session.items if item.nodeid.startswith(tuple(job.files))]
     if job.order is not None:
         place = {test: index for index, test in enumerate(job.order)}
@@ -345,6 +352,7 @@ def _run_items(session: pytest.Session, job: Job, directory: Path) -> int:
         items.sort(key=lambda item: place[item.nodeid])
     if not items:
         return int(pytest.ExitCode.NO_TESTS_COLLECTED)
+    tf.config.run_functions_eagerly(job.eager)
     with _record_coverage(job.cover, directory) as coverage:
         notes = _Notes(coverage)
         session.config.pluginmanager.register(notes)
