@@ -101,7 +101,8 @@ class Mutant:
         before: the lines as they are.
         after: the lines of the mutant.
         source: the whole source of the mutant.
-        key: a name that it keeps when comments or docstrings of the module change.
+        key: a name that it keeps while the function that it changes stays as it is,
+            but for comments and docstrings.
     """
 
     module: str
@@ -127,7 +128,8 @@ def make_mutants(module: str, source: str) -> list[Mutant]:
     tree = ast.parse(source)
     ignored = list(_ignored_spans(tree, source))
     sums = [_span(node, source) for node in ast.walk(tree) if _is_binary(node)]
-    seen = {_normalize(source)}
+    original = _normalize(source)
+    seen = {original}
     mutants = []
     # In the order in which `mutate_code` counts.
     nodes = list(ast_nodes(get_ast(source)))
@@ -147,7 +149,8 @@ def make_mutants(module: str, source: str) -> list[Mutant]:
                 continue
             seen.add(normal)
             line, before, after = _changed_lines(source, mutated)
-            key = hashlib.sha256(f"{module}\n{normal}".encode()).hexdigest()[:16]
+            changed = "\n".join(part for part in normal if part not in original)
+            key = hashlib.sha256(f"{module}\n{changed}".encode()).hexdigest()[:16]
             mutants.append(Mutant(module, name, line, before, after, mutated, key))
     return sorted(mutants, key=lambda mutant: (mutant.line, mutant.operator))
 
@@ -222,8 +225,11 @@ class _Normalizer(ast.NodeTransformer):
         return node
 
 
-def _normalize(source: str) -> str | None:
-    """What two sources have in common that do the same; None if it is no Python."""
+def _normalize(source: str) -> tuple[str, ...] | None:
+    """What sources have in common that do the same, function by function.
+
+    None if the source is no Python.
+    """
     try:
         with warnings.catch_warnings():
             # Some mutants are odd Python, which is no fault of ours.
@@ -231,7 +237,14 @@ def _normalize(source: str) -> str | None:
             compile(source, "<mutant>", "exec")
     except SyntaxError:
         return None
-    return ast.dump(_Normalizer().visit(ast.parse(source)))
+    tree = _Normalizer().visit(ast.parse(source))
+    parts = []
+    for node in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        name = getattr(node, "name", "")
+        functions = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+        parts += [f"{name} {ast.dump(function)}" for function in functions]
+        node.body = [part for part in node.body if part not in functions]
+    return (*parts, ast.dump(tree))
 
 
 def _changed_lines(source: str, mutated: str) -> tuple[int, str, str]:
