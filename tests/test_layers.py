@@ -224,6 +224,13 @@ def test_unknown_dimensions_stay_as_they_are(guided, hint, weights):
     assert count(layer) == weights
 
 
+def test_unknown_dimensions_stay_as_they_are_with_channels_first():
+    layer = kf.HintRegressor((3, None, None), data_format="channels_first")
+    layer.build((None, 2, None, None))
+    assert layer(keras.Input((2, None, None))).shape == (None, 3, None, None)
+    assert count(layer) == 2 * 3
+
+
 @pytest.mark.parametrize("spatial", [(6, 6, 2), (2, 6, 6)], ids=["same_rank", "larger"])
 def test_a_dense_regressor_can_be_asked_for(spatial):
     layer = kf.HintRegressor((3, 3, 4), kind="dense")
@@ -288,6 +295,30 @@ def test_dense_values(guided, hint):
     inputs = normal(3, *guided, seed=7)
     expected = (inputs.reshape(3, -1) @ kernel + bias).reshape(3, *hint)
     np.testing.assert_allclose(layer(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [None, 2])
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_no_step_of_a_float64_regressor_rounds_to_float32(kind, pieces):
+    layer = kf.HintRegressor(
+        (3, 4, 4),
+        kind,
+        pieces=pieces,
+        data_format="channels_first" if kind == "conv" else None,
+        dtype="float64",
+    )
+    kernel, bias = randomised(layer, (2, 5, 5)).get_weights()
+    inputs = np.random.default_rng(7).normal(size=(3, 2, 5, 5))
+    if kind == "conv":
+        linear = reference.convolve(np.moveaxis(inputs, 1, -1), kernel) + bias
+        expected = reference.maxout(linear, pieces or 1)
+        expected = np.moveaxis(expected, -1, 1)
+    else:
+        linear = inputs.reshape(3, -1) @ kernel.astype("float64") + bias
+        expected = reference.maxout(linear, pieces or 1).reshape(3, 3, 4, 4)
+    outputs = layer(inputs)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    np.testing.assert_allclose(outputs, expected, rtol=1e-10, atol=1e-12)
 
 
 PAIRS = {
@@ -363,6 +394,7 @@ CONFIGS = {
         {"target_shape": (3, 4, 4), "data_format": "channels_first"},
     ),
     "sequence": ((None, 5), {"target_shape": (None, 7)}),
+    "layer": ((5,), {"target_shape": (7,), "activation": keras.layers.LeakyReLU(0.2)}),
 }
 
 
@@ -392,6 +424,7 @@ def test_arguments_are_attributes():
         keras.activations.relu,
         "channels_first",
     )
+    assert layer.get_config()["activation"] == "relu"
 
 
 @pytest.mark.parametrize(("guided", "config"), CONFIGS.values(), ids=CONFIGS)
@@ -429,6 +462,17 @@ def test_a_regressor_in_mixed_precision(guided, config):
 def test_wrong_arguments_raise_at_construction(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         kf.HintRegressor(**arguments)
+
+
+def refuse(tensor):
+    raise TypeError("no tensor of mine")
+
+
+@pytest.mark.parametrize("activation", ["glu", keras.layers.PReLU(), refuse])
+def test_what_is_no_elementwise_function_raises_when_built(activation):
+    layer = kf.HintRegressor((4,), activation=activation)
+    with pytest.raises(ValueError, match="`activation` must be"):
+        layer.build((None, 6))
 
 
 @pytest.mark.parametrize(
