@@ -37,8 +37,10 @@ def plot(tuner: Any, path: Any = None) -> Any:
     >>> [panel.get_title(loc="left") for panel in plot(tuner).axes[:-1]]
     ['no hint']
     """
-    found = tuner.oracle.get_best_trials(2**31)
-    trials = [trial for trial in found if trial.status == "COMPLETED"]
+    # The best trial comes first. Those that failed or still run have no score.
+    oracle = tuner.oracle
+    ranked = oracle.get_best_trials(len(oracle.trials))
+    trials = [trial for trial in ranked if trial.status == "COMPLETED"]
     if not trials:
         raise ValueError(
             "No trial of this tuner is complete; there is nothing to draw yet. Call "
@@ -54,14 +56,16 @@ def plot(tuner: Any, path: Any = None) -> Any:
 
     grid: Any = figure.subplots(1, len(hints), sharex=True, sharey=True, squeeze=False)
     axes = grid[0]
-    objective = tuner.oracle.objective
-    # A loss of some hundredths and one of a student that learned nothing, in one scale.
-    apart = 0 < 10 * min(scores) < max(scores)
-    norm = (colors.LogNorm if apart else colors.Normalize)(min(scores), max(scores))
+    objective = oracle.objective
+    # A student that learned nothing has a loss far above the others. On a linear colour
+    # scale all others would look alike, so use a logarithmic one across a decade.
+    spans_decade = 0 < 10 * min(scores) < max(scores)
+    make_norm = colors.LogNorm if spans_decade else colors.Normalize
+    norm = make_norm(min(scores), max(scores))
     bright_is_better = "viridis_r" if objective.direction == "min" else "viridis"
     for axis, hint in zip(axes, hints, strict=True):
         here = [i for i, value in enumerate(values) if value["hint"] == hint]
-        shown = axis.scatter(
+        points = axis.scatter(
             [values[i]["lambda"] for i in here],
             [values[i]["temperature"] for i in here],
             c=[scores[i] for i in here],
@@ -71,6 +75,7 @@ def plot(tuner: Any, path: Any = None) -> Any:
             edgecolor="0.3",
             linewidth=0.5,
         )
+        # Ring the best trial, which is the first one.
         if 0 in here:
             place = values[0]["lambda"], values[0]["temperature"]
             ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 2}
@@ -79,9 +84,11 @@ def plot(tuner: Any, path: Any = None) -> Any:
         title = "no hint" if hint == NO_HINT else f"hint {hint}"
         axis.set_title(title, loc="left", fontsize="medium")
         figures.style_axis(axis, has_frame=True)
+    # τ is positive, and its ratios matter. So do those of λ, unless the search has 0.
     axes[0].set(yscale="log", ylabel="τ")
     if min(value["lambda"] for value in values) > 0:
         axes[0].set_xscale("log")
+    # A search may span less than a decade: label 1, 2 and 5 too, in plain numbers.
     for scale in (axes[0].xaxis, axes[0].yaxis):
         if scale.get_scale() == "log":
             scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -89,5 +96,5 @@ def plot(tuner: Any, path: Any = None) -> Any:
             scale.set_minor_formatter(ticker.NullFormatter())
     for axis in axes:
         axis.set_xlabel("λ")
-    figure.colorbar(shown, ax=axes, label=objective.name)
+    figure.colorbar(points, ax=axes, label=objective.name)
     return figures.save_figure(figure, path)

@@ -14,11 +14,12 @@ NO_HINT = "none"
 
 
 def parse_numbers(argument: str, given: Any, sign: str = "positive") -> Any:
-    """A range `(low, high)`, a list of values, or one value, of floats.
+    """Parse a range `(low, high)`, a list of values, or one value, into floats.
 
     Raises:
         ValueError: if it is none of these, or holds other numbers.
     """
+    # A tuple is a range and a list is a choice, as KerasTuner's own arguments have it.
     values = list(given) if isinstance(given, (list, tuple)) else [given]
     values = [check_number(argument, value, sign) for value in values]
     if isinstance(given, tuple):
@@ -44,14 +45,15 @@ def declare_hyperparameter(hp: Any, name: str, space: Any) -> None:
         hp.Choice(name, space)
     elif isinstance(space, tuple):
         low, high = space
-        # Ratios matter, not differences; from 0 on there are none.
+        # Ratios of these numbers matter rather than differences, so sample their
+        # logarithms. Zero has none.
         hp.Float(name, low, high, sampling="log" if low > 0 else "linear")
     else:
         hp.Fixed(name, space[0] if isinstance(space, list) else space)
 
 
 def parse_candidates(hints: Any, members: Sequence[keras.Model]) -> dict[str, Any]:
-    """The candidates for a Distiller's `hints`, by name.
+    """Parse the candidates for a Distiller's `hints` into a dictionary by name.
 
     Raises:
         ValueError, TypeError: for what a Distiller does not take, a layer that the
@@ -65,7 +67,8 @@ def parse_candidates(hints: Any, members: Sequence[keras.Model]) -> dict[str, An
             raise ValueError(
                 f"`hints` must hold each candidate once; received {candidate!r} twice."
             )
-        # The layers alone may not tell them apart.
+        # Two candidates of the same layers may differ in weight or regressor: name the
+        # second one in full.
         named[repr(candidate) if name in named else name] = candidate
     if not named:
         raise ValueError(
@@ -80,7 +83,8 @@ def _name_candidate(candidate: Any, members: Sequence[keras.Model]) -> str:
         return NO_HINT
     if isinstance(candidate, str) and candidate == "middle":
         return candidate
-    # Words are refused before the student would be looked at.
+    # There is no student yet. The teacher stands in for it, which is only looked at
+    # for "middle", and that has returned above.
     pairs = parse_hints(candidate, members, members[0])
     for hint in pairs:
         check_member(hint, members)
