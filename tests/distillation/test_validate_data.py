@@ -302,8 +302,8 @@ def told(model, act):
 
 
 @functools.cache
-def shared(make):
-    """One Distiller for every row that needs it: an error leaves it as it was."""
+def shared(make, stages=1):
+    """One Distiller for every row of a table that needs it, by the stages it trains."""
     return make()
 
 
@@ -327,7 +327,7 @@ def test_bad_data_is_told_before_stage_1(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
     train = two_stages(x, y, sample_weight=weights, verbose=0)
-    check(told(shared(make), train), named, remedy)
+    check(told(shared(make, 2), train), named, remedy)
 
 
 GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
@@ -337,7 +337,7 @@ GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
 @pytest.mark.parametrize("stages", [1, 2])
 def test_bad_validation_data_is_told_before_the_first_update(case, stages):
     make, source, named, remedy = BAD[case]
-    model, x, y = shared(make), GOOD.get(make, X), Y
+    model, x, y = shared(make, stages), GOOD.get(make, X), Y
     if make is two_outputs:
         y = {"a": Y, "b": Y}
     elif make is multi_label or "one-hot loss" in case or "of other cl" in case:
