@@ -98,6 +98,8 @@ def check_source(
     x, network = unwrap_inputs(x), _find_symbolic_network(distiller)
     check_inputs(distiller, arguments[0], x)
     check_labels(distiller, y)
+    # Keras batches the labels along, whether or not the stage reads them.
+    _check_arrays(arguments[1], _flatten_present(y))
     if distiller.stage != "hint" and distiller.loss is not None:
         _check_numbers(arguments[1], y)
         # If only a teacher shows its outputs, the student's may have other names.
@@ -208,6 +210,17 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
         )
 
 
+def _check_arrays(argument: str, values: list[Any]) -> None:
+    """Check that each of these is an array, or the specification of one."""
+    for value in values:
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            raise TypeError(
+                f"Expected {argument} to be an array, or a structure of arrays; "
+                f"received a {type(value).__name__}: {value!r:.80}. Pass "
+                "numpy.asarray(...) of it."
+            )
+
+
 def _check_numbers(
     argument: str, arrays: Any, network: keras.Model | None = None
 ) -> None:
@@ -215,13 +228,9 @@ def _check_numbers(
     inputs = [] if network is None else _flatten_present(graph.get_inputs(network))
     reads_text = any(one.dtype == "string" for one in inputs)
     # Labels and weights may be missing; `x` may not, so None is checked as an array.
-    for array in _flatten_present(arrays) or ([arrays] if argument == "`x`" else []):
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(
-                f"Expected {argument} to be an array, or a structure of arrays; "
-                f"received a {type(array).__name__}: {array!r:.80}. Pass "
-                "numpy.asarray(...) of it."
-            )
+    present = _flatten_present(arrays) or ([arrays] if argument == "`x`" else [])
+    _check_arrays(argument, present)
+    for array in present:
         dtype = getattr(array.dtype, "name", str(array.dtype))
         is_text = dtype.startswith(("str", "bytes", "object"))
         if is_text and not reads_text:

@@ -473,6 +473,11 @@ def test_what_runs_wrongly_is_told_before_the_first_update(case):
     check(told(compiled(), act), named, remedy)
 
 
+def test_labels_must_be_arrays_in_stage_hint_too():
+    message = raised(lambda: compiled(stage="hint").fit(X, Y.tolist(), **ONE))
+    check(message, "received a int", "numpy.asarray")
+
+
 def test_labels_are_not_looked_at_in_stage_hint():
     for bad in (Y + 7, ONE_HOT, Y - 0.5):
         model = compiled(stage="hint")
