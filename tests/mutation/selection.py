@@ -114,7 +114,7 @@ def _measure(
     count = len(outcome.durations) - len(failed)
     print(
         f"{file}: {count} tests in {outcome.seconds:.0f} s; left out, since they fail "
-        f"where nothing is traced: {sorted(failed)}",
+        f"where nothing is traced: {sorted(failed)}\n{outcome.output[-1500:] if failed else ''}",
         file=progress,
     )
     return {

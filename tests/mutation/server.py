@@ -214,6 +214,8 @@ class _Items:
 
     def __init__(self, session: pytest.Session):
         self.session = session
+        # What is frozen, by `preload` or by a conftest, is on no list otherwise.
+        gc.unfreeze()
         self.live = [
             thing
             for thing in gc.get_objects()
@@ -264,6 +266,8 @@ class _Items:
             for function in self.live
             if function.__code__.co_filename == str(path)
         ]
+        if not originals:
+            raise RuntimeError(f"The tests do not import {job.module}.")
         for function, code in originals:
             function.__code__ = new[places[code]]
         return originals
@@ -303,6 +307,8 @@ def _call_pytest(files: list[str], loop: Callable[[pytest.Session], int]) -> int
     options = ["-q", "-n0", "--capture=no", "-p", "no:cacheprovider", "--tb=short"]
     # What was imported before has no rewritten assertions, and needs none.
     options += ["-W", "ignore:Module already imported"]
+    # TensorFlow says so of `run_functions_eagerly`; the functions of datasets are few.
+    options += ["-W", "ignore:Even though the `tf.config"]
     return int(pytest.main([*options, *files], plugins=[_Loop(loop)]))
 
 
