@@ -165,7 +165,6 @@ def make_job(mutant: Mutant, selection: Selection) -> Job:
         mutant.module,
         mutant.source,
         timeout=30.0 + 5.0 * usual,
-        eager=selection.eager,
         tag=mutant,
     )
 

@@ -24,14 +24,12 @@ class Selection:
             module is imported are not among them.
         spans: first and last line of each function and class.
         durations: seconds by test.
-        eager: whether they are run without tracing.
     """
 
     files: list[str]
     reach: dict[int, list[str]]
     spans: list[tuple[int, int]]
     durations: dict[str, float]
-    eager: bool
 
     def tests_of(self, line: int) -> list[str]:
         """The tests that reach a line, file by file, the quick ones first.
@@ -76,19 +74,19 @@ def measure_tests(
     Raises:
         RuntimeError: if a test fails on the library as it is.
     """
-    files, eager = modules[module]["tests"], modules[module].get("eager", False)
-    selection = Selection(files, {}, _find_spans(ROOT / module), {}, eager)
+    files = modules[module]["tests"]
+    selection = Selection(files, {}, _find_spans(ROOT / module), {})
     version = _digest(ROOT / module)
     helpers = sorted((ROOT / "tests").rglob("*.py"))
     helpers = [path for path in helpers if not path.name.startswith("test_")]
     helpers = [path for path in helpers if path.parent != Path(__file__).parent]
     for file in files:
         digest = _digest(ROOT / file.partition("::")[0], *helpers)
-        name = hashlib.sha256(f"{file} {eager} {digest}".encode()).hexdigest()[:16]
+        name = hashlib.sha256(f"{file} {digest}".encode()).hexdigest()[:16]
         path = results / f"tests_{name}.json"
         record = json.loads(path.read_text()) if path.exists() else {"versions": {}}
         if record["versions"].get(module) != version:
-            record = _measure(file, eager, modules, run, progress)
+            record = _measure(file, modules, run, progress)
             path.write_text(json.dumps(record))
         selection.durations.update(record["durations"])
         for line, tests in record["reach"].get(module, {}).items():
@@ -98,35 +96,22 @@ def measure_tests(
 
 
 def _measure(
-    file: str, eager: bool, modules: Iterable[str], run: Callable, progress: TextIO
+    file: str, modules: Iterable[str], run: Callable, progress: TextIO
 ) -> dict:
     paths = {module: str(ROOT / module) for module in modules}
-    cover = list(paths.values())
-    job = Job([file], cover=cover, timeout=3600.0, stop=False, eager=eager)
+    job = Job([file], cover=list(paths.values()), timeout=3600.0, stop=False)
     (outcome,) = run_jobs([job], run)
-    failed = set(outcome.failed)
-    # Some tests are about the traces, and must fail without them.
-    if outcome.code != 0 and not (eager and failed):
+    if outcome.code != 0:
         raise RuntimeError(
             f"Without a mutant all tests of {file} must pass; {outcome.failed} failed. "
             f"The end of what they printed:\n{outcome.output}"
         )
-    count = len(outcome.durations) - len(failed)
-    print(
-        f"{file}: {count} tests in {outcome.seconds:.0f} s; left out, since they fail "
-        f"where nothing is traced: {sorted(failed)}\n{outcome.output[-1500:] if failed else ''}",
-        file=progress,
-    )
+    count = len(outcome.durations)
+    print(f"{file}: {count} tests in {outcome.seconds:.0f} s", file=progress)
     return {
         "versions": {module: _digest(Path(path)) for module, path in paths.items()},
-        "durations": {t: s for t, s in outcome.durations.items() if t not in failed},
-        "reach": {
-            module: {
-                line: [test for test in tests if test not in failed]
-                for line, tests in outcome.reach[path].items()
-            }
-            for module, path in paths.items()
-        },
+        "durations": outcome.durations,
+        "reach": {module: outcome.reach[path] for module, path in paths.items()},
     }
 
 

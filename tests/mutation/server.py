@@ -46,7 +46,6 @@ class Job:
         cover: files whose coverage to record, line by line and test by test.
         timeout: seconds after which the tests are ended.
         stop: whether to stop at the first test that fails.
-        eager: whether to run what is a `tf.function` without tracing it first.
         tag: whatever the caller wants to find again on the job.
     """
 
@@ -57,7 +56,6 @@ class Job:
     cover: list[str] = field(default_factory=list)
     timeout: float = 600.0
     stop: bool = True
-    eager: bool = False
     tag: object = None
 
 
@@ -90,6 +88,9 @@ def preload(names: Iterable[str], bytecode: Path) -> None:
     sys.path[0] = str(ROOT)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # As in tests/conftest.py, which comes too late for them.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     for name in names:
         importlib.import_module(name)
     if "keras_fitnets" in sys.modules:
@@ -244,7 +245,7 @@ class _Items:
                     ]
                 # What a mutant has left behind may fail the tests of the next: those
                 # that failed must pass again without it. The first had a clean start.
-                again = Job(job.files, failed, eager=job.eager)
+                again = Job(job.files, failed)
                 is_clean = not failed or not _run_items(self.session, again, directory)
                 if is_clean or not number:
                     seconds = time.monotonic() - start
@@ -307,8 +308,6 @@ def _call_pytest(files: list[str], loop: Callable[[pytest.Session], int]) -> int
     options = ["-q", "-n0", "--capture=no", "-p", "no:cacheprovider", "--tb=short"]
     # What was imported before has no rewritten assertions, and needs none.
     options += ["-W", "ignore:Module already imported"]
-    # TensorFlow says so of `run_functions_eagerly`; the functions of datasets are few.
-    options += ["-W", "ignore:Even though the `tf.config"]
     return int(pytest.main([*options, *files], plugins=[_Loop(loop)]))
 
 
@@ -349,8 +348,6 @@ class _Notes:
 
 
 def _run_items(session: pytest.Session, job: Job, directory: Path) -> int:
-    import tensorflow as tf
-
     items = [item for item in session.items if item.nodeid.startswith(tuple(job.files))]
     if job.order is not None:
         place = {test: index for index, test in enumerate(job.order)}
@@ -358,7 +355,6 @@ def _run_items(session: pytest.Session, job: Job, directory: Path) -> int:
         items.sort(key=lambda item: place[item.nodeid])
     if not items:
         return int(pytest.ExitCode.NO_TESTS_COLLECTED)
-    tf.config.run_functions_eagerly(job.eager)
     with _record_coverage(job.cover, directory) as coverage:
         notes = _Notes(coverage)
         session.config.pluginmanager.register(notes)
