@@ -34,6 +34,11 @@ def test_without_a_minimum_any_integer_is_one():
     assert not checks.is_integer(-3.0, minimum=None)
 
 
+def test_an_integer_is_positive_unless_told_otherwise():
+    assert checks.is_integer(1)
+    assert not checks.is_integer(0)
+
+
 @pytest.mark.parametrize("value", ["c", 1, b"a", np.array(["a", "a"]), ["a"], None])
 def test_what_is_no_choice_is_refused(value):
     with pytest.raises(ValueError, match=r"`v` must be one of \('a', 'b'\)") as e:
@@ -55,7 +60,20 @@ def test_a_number_is_returned_as_a_python_float(value):
 
 @pytest.mark.parametrize(
     "value",
-    [-1, -1e-30, 1e-31, 1e31, float("inf"), float("nan"), True, "1", None, [1, 2]],
+    [
+        -1,
+        -1e-30,
+        1e-31,
+        1e-30,
+        1e30,
+        1e31,
+        float("inf"),
+        float("nan"),
+        True,
+        "1",
+        None,
+        [1, 2],
+    ],
 )
 def test_what_is_no_finite_number_is_refused(value):
     with pytest.raises(ValueError, match="`n` must be one finite, non-negative number"):
