@@ -37,7 +37,8 @@ CAUGHT = ("killed", "timed out")
 HEADER = """# What the tests do not catch
 
 Written by `python tests/mutation report --write tests/mutation/survivors.md` after
-`python tests/mutation run`, with {versions} on Python {python}; `README.md` says how.
+`python tests/mutation run`, which `README.md` explains, on Python {python} with
+{versions}.
 What is said of each survivor comes from `survivors.toml`.
 """
 
