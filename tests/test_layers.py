@@ -232,7 +232,7 @@ def test_unknown_dimensions_stay_as_they_are_with_channels_first():
 
 
 @pytest.mark.parametrize("spatial", [(6, 6, 2), (2, 6, 6)], ids=["same_rank", "larger"])
-def test_a_dense_regressor_can_be_asked_for(spatial):
+def test_a_dense_regressor_can_be_chosen(spatial):
     layer = kf.HintRegressor((3, 3, 4), kind="dense")
     check_shapes(layer, spatial, (3, 3, 4))
     assert count(layer) == math.prod(spatial) * 36

@@ -207,7 +207,7 @@ def masked_network(width, seed):
 
 
 @pytest.mark.graph
-def test_the_mask_of_a_hint_is_remembered(tmp_path):
+def test_the_mask_of_a_hint_is_cached(tmp_path):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 6, size=(SAMPLES, 1))
     x = rng.integers(1, 7, size=(SAMPLES, 5)) * (np.arange(5) < lengths)
@@ -561,7 +561,7 @@ def test_an_augmentation_that_does_not_use_its_seed_is_refused(tmp_path):
 # The rounding of hints.
 
 
-def test_hints_are_rounded_once_and_the_effect_is_told(tmp_path, capsys):
+def test_hints_are_rounded_once_and_the_effect_is_printed(tmp_path, capsys):
     model = distiller()
     exact = elements(
         cached(model, batches(*data()), tmp_path / "a", hint_dtype="float32")
@@ -812,7 +812,7 @@ def test_writers_that_are_killed_or_many_leave_one_cache(tmp_path):
 # Said before anything is written.
 
 
-def test_the_size_is_told_and_a_full_disk_before_anything_is_written(
+def test_the_size_is_printed_and_a_full_disk_before_anything_is_written(
     tmp_path, monkeypatch, capsys
 ):
     free = shutil.disk_usage(tmp_path)._replace(free=100)
@@ -823,7 +823,7 @@ def test_the_size_is_told_and_a_full_disk_before_anything_is_written(
     assert not list(tmp_path.glob("*.npy"))
 
 
-def test_the_size_told_is_the_size_on_disk(tmp_path, capsys, monkeypatch):
+def test_the_size_printed_is_the_size_on_disk(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(storage, "SHARD_BYTES", 10**6)
     kf.cache_teacher(distiller(), batches(*data(), size=SAMPLES), tmp_path)
     # Inputs, labels, logits and a hint, each with a header.
@@ -863,7 +863,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_passed_wrong_is_told(kind, tmp_path):
+def test_what_is_passed_wrong_is_reported(kind, tmp_path):
     wrong, error, words = WRONG[kind]
     given = {"dataset": batches(*data()), "directory": tmp_path, **wrong}
     with pytest.raises(error, match=re.escape(words)):
@@ -903,7 +903,7 @@ def test_inputs_and_weights_need_no_labels(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_what_was_said_may_stand_alone(tmp_path):
+def test_cached_inputs_may_stand_alone(tmp_path):
     losses = []
     dataset = cached(distiller(), batches(*data()), tmp_path)
     for change in (lambda x, y: (x, y), lambda x, y: x):

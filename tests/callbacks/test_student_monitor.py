@@ -413,7 +413,7 @@ def test_the_teacher_is_run_once_and_the_student_once_an_epoch(monkeypatch):
     assert computed == [4, 4, 3] * 3
 
 
-def test_both_stages_and_no_checkpoint_of_what_the_teacher_said(tmp_path):
+def test_both_stages_and_no_checkpoint_of_the_teachers_outputs(tmp_path):
     def run(folder, monitor):
         keras.utils.set_random_seed(0)
         model = distiller(hints=[("hidden", "hidden"), ("hidden", "out_low")], **low())
@@ -555,7 +555,7 @@ def test_a_batch_holds_a_whole_number_of_samples(batch_size):
         (np.array([["a"] * 6]), ["numbers", "str"]),
     ],
 )
-def test_inputs_that_do_not_fit_are_told_before_training(x, shapes):
+def test_inputs_that_do_not_fit_are_reported_before_training(x, shapes):
     model = distiller("kd")
     before = model.student.get_weights()
     with pytest.raises(ValueError) as caught:

@@ -155,6 +155,6 @@ def test_they_ship_inside_the_student_and_are_not_trained(tmp_path):
         (lambda: ZCAWhitening(0.0).adapt(images(10)), "never vary.*Pass a positive"),
     ],
 )
-def test_what_cannot_be_done_is_told(make, message):
+def test_what_cannot_be_done_is_reported(make, message):
     with pytest.raises(ValueError, match=message):
         make()

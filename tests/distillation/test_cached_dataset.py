@@ -83,7 +83,7 @@ def test_a_pass_shows_a_view_in_batches():
         ([("other", "hint a")], set()),
     ],
 )
-def test_only_the_columns_asked_for_are_read(keys, columns):
+def test_only_the_selected_columns_are_read(keys, columns):
     table = Arrays()
     plain = make(table).as_tf_dataset(keys)
     assert isinstance(plain, tf.data.Dataset)

@@ -192,7 +192,7 @@ def test_stage_hint_needs_no_labels_and_kd_without_label_loss_neither():
     np.testing.assert_allclose(history["loss"], 4 * np.array(history["kd_loss"]))
 
 
-def test_several_outputs_are_each_taught_by_their_own_kind():
+def test_several_outputs_are_each_distilled_by_their_own_activation():
     def network(width, name):
         inputs = keras.Input((4,))
         x = keras.layers.Dense(width, "relu", name="hidden")(inputs)

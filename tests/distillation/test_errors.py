@@ -507,7 +507,7 @@ CONSTRUCTED = {
 
 
 @pytest.mark.parametrize("case", CONSTRUCTED)
-def test_what_is_made_wrongly_is_told_at_once(case):
+def test_what_is_made_wrongly_is_reported_at_once(case):
     act, named, remedy = CONSTRUCTED[case]
     check(raised(act), named, remedy)
 
@@ -818,7 +818,7 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_what_is_trained_wrongly_is_told_before_the_first_update(case):
+def test_what_is_trained_wrongly_is_reported_before_the_first_update(case):
     make, act, named, remedy = TRAINED[case]
     model = make()
     student = getattr(model, "student", model)

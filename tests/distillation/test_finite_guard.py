@@ -116,7 +116,7 @@ CASES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_place_and_the_step_are_told_and_the_step_is_undone(case):
+def test_the_place_and_the_step_are_named_and_the_step_is_undone(case):
     make, bad, first, then = CASES[case]
     x, y = bad()
     model, expected = make(), make()

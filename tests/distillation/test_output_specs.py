@@ -187,7 +187,7 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("case", HIDDEN)
-def test_outputs_that_do_not_tell_are_asked_for_rather_than_guessed(case):
+def test_outputs_that_show_no_activation_are_asked_for_rather_than_guessed(case):
     build, right = HIDDEN[case]
     network = build()
     try:
@@ -198,7 +198,7 @@ def test_outputs_that_do_not_tell_are_asked_for_rather_than_guessed(case):
 
 
 @pytest.mark.parametrize("from_logits", [True, False])
-def test_what_is_said_of_a_subclassed_network_holds(from_logits):
+def test_the_from_logits_of_a_subclassed_network_holds(from_logits):
     assert read(Subclassed(), from_logits) == ("softmax", from_logits)
     assert read(Subclassed(), from_logits, "sigmoid") == ("sigmoid", from_logits)
 

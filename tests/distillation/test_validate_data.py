@@ -291,7 +291,7 @@ BAD = {
 }
 
 
-def told(model, act):
+def error_before_update(model, act):
     """The message of the error, which leaves the student as it was."""
     student = getattr(model, "student", model)
     before = student.get_weights()
@@ -313,21 +313,21 @@ def options(source):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_data_is_told_before_the_first_update(case):
+def test_bad_data_is_reported_before_the_first_update(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
-    told_of = told(
+    message = error_before_update(
         shared(make), lambda m: m.fit(x, y, sample_weight=weights, **options(source))
     )
-    check(told_of, named, remedy)
+    check(message, named, remedy)
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_data_is_told_before_stage_1(case):
+def test_bad_data_is_reported_before_stage_1(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
     train = two_stages(x, y, sample_weight=weights, verbose=0)
-    check(told(shared(make, 2), train), named, remedy)
+    check(error_before_update(shared(make, 2), train), named, remedy)
 
 
 GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
@@ -335,7 +335,7 @@ GOOD = {of_images: IMAGES, of_two_inputs: BOTH}
 
 @pytest.mark.parametrize("case", [case for case in BAD if case != "no inputs"])
 @pytest.mark.parametrize("stages", [1, 2])
-def test_bad_validation_data_is_told_before_the_first_update(case, stages):
+def test_bad_validation_data_is_reported_before_the_first_update(case, stages):
     make, source, named, remedy = BAD[case]
     model, x, y = shared(make, stages), GOOD.get(make, X), Y
     if make is two_outputs:
@@ -350,7 +350,7 @@ def test_bad_validation_data_is_told_before_the_first_update(case, stages):
         def train(model):
             model.fit(x, y, validation_data=data, **ONE)
 
-    message = told(model, train)
+    message = error_before_update(model, train)
     check(message, named, remedy)
     assert "`validation_data`" in message
 
@@ -367,10 +367,10 @@ def test_keras_alone_reports_validation_data_after_an_epoch(data):
 
 
 @pytest.mark.parametrize("case", [case for case in BAD if BAD[case][0] is compiled])
-def test_bad_data_is_told_before_it_is_evaluated(case):
+def test_bad_data_is_reported_before_it_is_evaluated(case):
     make, source, named, remedy = BAD[case]
     x, y, weights = (*source, None, None)[:3]
-    evaluated = told(
+    evaluated = error_before_update(
         shared(make),
         lambda m: m.evaluate(x, y, sample_weight=weights, **options(source)),
     )
@@ -468,9 +468,9 @@ RUN = {
 
 @RUNS_OUT
 @pytest.mark.parametrize("case", RUN)
-def test_what_runs_wrongly_is_told_before_the_first_update(case):
+def test_what_runs_wrongly_is_reported_before_the_first_update(case):
     act, named, remedy = RUN[case]
-    check(told(compiled(), act), named, remedy)
+    check(error_before_update(compiled(), act), named, remedy)
 
 
 def test_labels_must_be_arrays_in_stage_hint_too():
@@ -683,7 +683,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("case", MADE)
-def test_what_else_is_made_wrongly_is_told_at_once(case):
+def test_what_else_is_made_wrongly_is_reported_at_once(case):
     act, named, remedy = MADE[case]
     check(raised(act), named, remedy)
 
@@ -742,12 +742,14 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED, ids=lambda damage: damage.__name__)
-def test_a_damaged_checkpoint_is_told_before_the_first_update(tmp_path, run, damage):
+def test_a_damaged_checkpoint_is_reported_before_the_first_update(
+    tmp_path, run, damage
+):
     directory = tmp_path / "run"
     shutil.copytree(run, directory)
     for path in directory.rglob("checkpoint"):
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(str(run), str(directory)), encoding="utf-8")
     damage(directory)
-    message = told(compiled(), two_stages(checkpoint_dir=directory))
+    message = error_before_update(compiled(), two_stages(checkpoint_dir=directory))
     check(message, *DAMAGED[damage])

@@ -195,7 +195,7 @@ def test_mirrored_takes_one_gpu_rather_than_all_cpus(machine, no_mirrors):
 
 
 @pytest.mark.parametrize("name", ["none", "mirrored", "multi_worker", "tpu"])
-def test_asked_twice_it_is_the_same_object(name, machine):
+def test_called_twice_it_is_the_same_object(name, machine):
     machine.environment(TF_CONFIG=TWO_WORKERS, TPU_NAME="local")
     assert kf.strategy(name) is kf.strategy(name)
 
@@ -303,7 +303,7 @@ def test_a_right_cluster_starts_a_worker(config, machine):
     assert kf.strategy("multi_worker") == "multi_worker 1"
 
 
-def test_workers_that_come_too_late_are_told(machine, monkeypatch):
+def test_workers_that_come_too_late_are_reported(machine, monkeypatch):
     """TensorFlow refuses this one itself, before it starts a server."""
     tf.constant(0)
     start = tf.distribute.MultiWorkerMirroredStrategy
@@ -313,7 +313,7 @@ def test_workers_that_come_too_late_are_told(machine, monkeypatch):
         kf.strategy("multi_worker")
 
 
-def test_a_worker_that_does_not_start_is_told(machine, monkeypatch):
+def test_a_worker_that_does_not_start_is_reported(machine, monkeypatch):
     def busy():
         raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
 
@@ -332,7 +332,7 @@ def test_without_a_tpu_it_says_what_to_set(machine):
     assert not machine.reached and not machine.probed
 
 
-def test_a_tpu_that_is_named_and_not_there_is_told(machine, monkeypatch):
+def test_a_tpu_that_is_named_and_not_there_is_reported(machine, monkeypatch):
     monkeypatch.undo()
     if tf.config.list_physical_devices("TPU"):
         pytest.skip("it is there")
@@ -377,7 +377,7 @@ def test_the_metadata_server_is_where_tensorflow_looks_for_it(variable, machine)
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_an_address_is_asked_in_truth(answers, machine, monkeypatch):
+def test_an_address_is_really_contacted(answers, machine, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(module, "_connect", machine.reach("tpu"))
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -546,7 +546,7 @@ def broken_network():
         ),
     ],
 )
-def test_what_cannot_be_exported_is_told(
+def test_what_cannot_be_exported_is_reported(
     source, path, options, error, told, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -565,7 +565,7 @@ def test_what_cannot_be_exported_is_told(
         ("onnxruntime", "onnxruntime", "a.onnx"),
     ],
 )
-def test_a_missing_runtime_is_told(module, package, path, tmp_path, monkeypatch):
+def test_a_missing_runtime_is_reported(module, package, path, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(
         ImportError, match=f"pip install {package}`, or install keras-f"

@@ -293,7 +293,7 @@ def test_other_maps(kind):
         ),
     ],
 )
-def test_mistakes_about_hints_are_told(options, error, message):
+def test_mistakes_about_hints_are_reported(options, error, message):
     given = {"distiller": conv_pair(), "x": tiny.data("conv")[0], **options}
     with pytest.raises(error, match=re.escape(message)):
         kf.plots.hint_maps(**given)
@@ -408,7 +408,7 @@ X, Y = tiny.data()
         ),
     ],
 )
-def test_mistakes_about_the_curriculum_are_told(options, error, message):
+def test_mistakes_about_the_curriculum_are_reported(options, error, message):
     model = kf.Distiller(tiny.network(seed=3), tiny.network(seed=4))
     given = {"distiller": model, "x": X, "y": Y, "lambdas": [4.0], **options}
     with pytest.raises(error, match=re.escape(message)):

@@ -74,7 +74,7 @@ HINT = {
 
 @search(400)
 @hypothesis.given(arguments=st.fixed_dictionaries({}, optional=HINT))
-def test_a_hint_is_told_off_or_comes_back_from_its_config(arguments):
+def test_a_hint_is_rejected_or_comes_back_from_its_config(arguments):
     arguments = {"hint_layer": "a", "guided_layer": "a/b", **arguments}
     hint = made_or_told(
         lambda: kf.Hint(**arguments), *(f"`{name}`" for name in arguments)
@@ -104,7 +104,7 @@ REGRESSOR = {
     guided=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
     options=st.fixed_dictionaries({}, optional=REGRESSOR),
 )
-def test_a_regressor_is_told_off_or_gives_the_target_shape(target, guided, options):
+def test_a_regressor_is_rejected_or_gives_the_target_shape(target, guided, options):
     def build():
         regressor = kf.HintRegressor(target, **options)
         return regressor, regressor(np.ones((2, *guided), "float32"))
@@ -126,7 +126,7 @@ def test_a_regressor_is_told_off_or_gives_the_target_shape(target, guided, optio
     axis=usually(st.integers(-3, 3), ODD),
     shape=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
 )
-def test_maxout_is_told_off_or_divides_the_channels(pieces, axis, shape):
+def test_maxout_is_rejected_or_divides_the_channels(pieces, axis, shape):
     def build():
         return kf.Maxout(pieces, axis)(np.ones((2, *shape), "float32"))
 
@@ -209,7 +209,7 @@ KINDS = st.sampled_from(list(INPUTS))
     options=st.fixed_dictionaries({}, optional=DISTILLER),
     spoilt=st.one_of(st.none(), SPOILT),
 )
-def test_a_distiller_is_told_off_or_trains(pair, hints, regressor, options, spoilt):
+def test_a_distiller_is_rejected_or_trains(pair, hints, regressor, options, spoilt):
     options = options | dict([spoilt] if spoilt else [])
     teacher, student = network("teacher", pair[0]), network("student", pair[1])
 

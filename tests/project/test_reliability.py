@@ -25,7 +25,7 @@ def test_killed_three_times_a_run_ends_with_the_same_bits(monkeypatch):
     assert result["kills"] == 3
 
 
-def test_kills_are_told_apart_from_an_end():
+def test_kills_are_distinguished_from_an_end():
     """So that the comparison above can fail."""
     with pytest.raises(SystemExit, match="ended differently"):
         kills.compare(0, {"kd": [1.0]}, {"kd": [2.0]})

@@ -25,7 +25,7 @@ from keras_fitnets.startup_log import is_command
         ("", "python", False),
     ],
 )
-def test_the_command_is_told_from_other_programs(name, line, expected):
+def test_the_command_is_distinguished_from_other_programs(name, line, expected):
     assert is_command([name, "report"], line.split()) is expected
 
 

@@ -197,7 +197,7 @@ def test_sigmoid_outputs_are_judged_as_by_hand(from_logits, units):
     )
 
 
-def test_probabilities_in_256_steps_are_told_from_logits():
+def test_probabilities_in_256_steps_are_distinguished_from_logits():
     logits = np.random.default_rng(0).normal(size=(50, 200))
     steps = np.round(256 * softmax(logits)) / 256
     # So far off that fewer units would take them for logits.
@@ -248,7 +248,7 @@ def test_a_perfect_and_an_overconfident_network_are_calibrated_so():
         ([np.zeros(4), np.zeros((4, 2))], "Labels must be one array: "),
     ],
 )
-def test_labels_that_do_not_fit_are_told(labels, told):
+def test_labels_that_do_not_fit_are_reported(labels, told):
     network = sequential((2,), layers.Dense(3))
     with pytest.raises(ValueError, match=told):
         kf.report.compare(
@@ -424,7 +424,7 @@ def embedding():
         ),
     ],
 )
-def test_what_cannot_be_compared_is_told(models, options, error, told):
+def test_what_cannot_be_compared_is_reported(models, options, error, told):
     with pytest.raises(error, match=told):
         kf.report.compare(models, **{"repeats": 0, "verbose": 0, **options})
 

@@ -34,7 +34,7 @@ def test_without_a_minimum_any_integer_is_one():
     assert not checks.is_integer(-3.0, minimum=None)
 
 
-def test_an_integer_is_positive_unless_told_otherwise():
+def test_an_integer_is_positive_by_default():
     assert checks.is_integer(1)
     assert not checks.is_integer(0)
 

@@ -130,7 +130,7 @@ def test_forward_hooks_are_still_needed():
     assert not hook, f"Keras has {hook}: use them in place of `hook_layers`."
 
 
-def test_compiled_metrics_are_told_from_a_models_own():
+def test_compiled_metrics_are_distinguished_from_a_models_own():
     assert not keras_private.has_compiled_metrics(compiled())
     assert keras_private.has_compiled_metrics(compiled(metrics=["mae"]))
 
@@ -161,7 +161,7 @@ def test_the_metric_that_tracks_the_loss_is_named_loss():
     assert names.count("loss") == 1
 
 
-def test_the_evaluation_of_fit_is_told_from_a_users_own():
+def test_the_evaluation_of_fit_is_distinguished_from_a_users_own():
     seen = []
 
     class Spy(keras.Sequential):
