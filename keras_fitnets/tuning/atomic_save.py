@@ -30,7 +30,7 @@ def save_atomically(tuner: Any) -> Any:
 
     Example:
 
-    >>> import keras_tuner, tempfile
+    >>> import keras, keras_tuner, tempfile
     >>> from keras_fitnets.tuning import save_atomically
     >>> def build(hp):
     ...     return keras.Sequential([keras.layers.Dense(hp.Int("units", 1, 4))])
