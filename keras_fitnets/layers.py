@@ -71,9 +71,9 @@ class Maxout(keras.layers.Layer):
         shape = list(input_shape)
         if not -len(shape) < self.axis < len(shape):
             raise ValueError(
-                f"Maxout layer '{self.name}' has axis={self.axis}, and its input has "
-                f"no such axis after the batch; received the shape "
-                f"{tuple(input_shape)}. Use -1 for the last axis."
+                f"`axis` of Maxout layer '{self.name}' must be an axis of its input, "
+                f"other than the batch; received axis={self.axis} for the shape "
+                f"{tuple(input_shape)}. The last one is -1."
             )
         channels = shape[self.axis]
         if channels is None or channels % self.pieces:

@@ -76,7 +76,7 @@ def test_a_data_set_is_named(folder):
 
 def test_what_the_page_types_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "shipping.md").read_text("utf-8")
-    typed = re.findall(r"^python -m keras_fitnets (.+)$", page, re.MULTILINE)
+    typed = re.findall(r"^keras-fitnets (.+)$", page, re.MULTILINE)
     assert {line.split()[0] for line in typed} == {"report", "export"}
     monkeypatch.chdir(tmp_path)
     for name, width in (("teacher", 32), ("student", 8)):

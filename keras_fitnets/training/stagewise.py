@@ -274,7 +274,7 @@ def _create_usual_stages(
             hint_epochs,
             hints=turn,
             optimizer=deprecated.get("hint_optimizer"),
-            callbacks=deprecated.get("hint_callbacks"),
+            callbacks=deprecated.get("hint_callbacks", ()),
             patience=deprecated.get("hint_patience"),
         )
         for turn in turns
@@ -283,7 +283,7 @@ def _create_usual_stages(
         stage,
         kd_epochs,
         optimizer=deprecated.get("kd_optimizer"),
-        callbacks=deprecated.get("kd_callbacks"),
+        callbacks=deprecated.get("kd_callbacks", ()),
         patience=deprecated.get("kd_patience"),
     )
     return [*hint_stages, last_stage]

@@ -593,7 +593,8 @@ def test_the_usual_stages_are_those_of_a_list():
     other = train_stages(
         listed, stages, validation_data=VALIDATION, monitor="val_accuracy"
     )
-    assert [stage for stage, _ in one.stages] == stages
+    kinds = [(stage.kind, stage.epochs) for stage, _ in one.stages]
+    assert kinds == [(stage.kind, stage.epochs) for stage in stages]
     assert_same_outcome(outcome(usual, one), outcome(listed, other))
 
 
@@ -628,7 +629,8 @@ def test_an_argument_of_earlier_versions_works_and_tells_of_its_stage(name):
     with pytest.warns(DeprecationWarning, match=rf"`{name}` .* kf\.Stage\(") as caught:
         one = train(old, hint, kd, **{name: value}, **options)
     # The warning points at the call of `fit_stagewise`, in `train`.
-    assert [warning.filename for warning in caught] == [__file__]
+    ours = [one for one in caught if f"`{name}`" in str(one.message)]
+    assert [warning.filename for warning in ours] == [__file__]
     stages = stages if kd else [*stages, kf.Stage("kd", 0)]
     other = train_stages(new, stages, **options)
     assert_same_outcome(outcome(old, one), outcome(new, other))

@@ -59,5 +59,8 @@ class Slowly(keras.callbacks.Callback):
 
 if __name__ == "__main__":
     folder, trials = sys.argv[1:]
-    found = tuner(hypermodel(), folder, max_trials=int(trials))
+    # A chief runs no trial, and so its files are only replaced whole on request.
+    found = kf.tuning.save_atomically(
+        tuner(hypermodel(), folder, max_trials=int(trials))
+    )
     search(found, callbacks=[Slowly()])
