@@ -172,10 +172,7 @@ def dry_run(
                     batches[name] = _take_batch(name, *source)
                 batch = batches[name]
                 check_source(distiller, f"a batch of {name}", *batch)
-                # Keras builds the optimizer in its first step, which must be in the
-                # scope in which the networks are.
-                with distiller.distribute_strategy.scope():
-                    logs = distiller.test_on_batch(*batch, return_dict=True)
+                logs = distiller.test_on_batch(*batch, return_dict=True)
             _check_monitors(kind, names, logs)
     finally:
         distiller.reset_metrics()

@@ -250,9 +250,10 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         options |= {"validation_data": validation_data, "batch_size": batch_size}
         options |= {"shuffle": shuffle, "verbose": verbose}
         if hints and not initial_epoch:
-            # Stage 1 takes the configuration of the compiled optimizer.
-            optimizer = self._optimizer(hp.get("hint_learning_rate"))
+            # Stage 1 takes the configuration of the compiled optimizer, which keeps the
+            # strategy in whose scope it was made.
             with distiller.distribute_strategy.scope():
+                optimizer = self._optimizer(hp.get("hint_learning_rate"))
                 self._compile(distiller, optimizer)
             self._shared_stages.train_hint_stage(
                 *(folder, distiller, optimizer, hint_epochs, options)
