@@ -34,8 +34,9 @@ def soft_target_crossentropy(
     `H(P_T, P_S) = -sum_k P_T[k] log P_S[k]` with `P = softmax(a / temperature)`,
     the second term of Eq. 2 in Romero et al., "FitNets" (arXiv 1412.6550). With
     `activation="sigmoid"` it is the mean over the units of their binary
-    cross-entropies. The gradient is exact however confident the student is. Half
-    precision is computed in float32.
+    cross-entropies. The gradient is exact however confident the student is. A class
+    that both networks rule out by a logit of minus infinity adds 0. Half precision is
+    computed in float32.
 
     Args:
         y_true: the teacher's outputs, `(batch, ..., classes)`.
@@ -72,13 +73,13 @@ def soft_target_crossentropy(
     if activation == "softmax":
         # log_softmax(a) = a - logsumexp(a) stays finite where softmax(a) rounds to 0
         # and its logarithm would be minus infinity.
-        loss = -ops.sum(ops.softmax(teacher) * ops.log_softmax(student), axis=-1)
+        loss = -ops.sum(_weigh(ops.softmax(teacher), ops.log_softmax(student)), axis=-1)
     else:
         # -p log q - (1 - p) log(1 - q), with -log sigmoid(a) = softplus(-a) and
         # 1 - sigmoid(a) = sigmoid(-a). Neither loses digits where a unit is confident;
         # the usual form, softplus(a) - p · a, is a difference of two large numbers.
-        on = ops.sigmoid(teacher) * ops.softplus(-student)
-        off = ops.sigmoid(-teacher) * ops.softplus(student)
+        on = _weigh(ops.sigmoid(teacher), ops.softplus(-student))
+        off = _weigh(ops.sigmoid(-teacher), ops.softplus(student))
         loss = ops.mean(on + off, axis=-1)
     return loss * temperature**2 if temperature_squared else loss
 
@@ -261,6 +262,17 @@ def check_activation(activation: str) -> str:
         'Use "softmax" for one class out of several, "sigmoid" for independent units.'
     )
     return check_choice("activation", activation, ACTIVATIONS, meaning)
+
+
+def _weigh(probability: Any, log_probability: Any) -> Any:
+    """Return the product, 0 where the probability is 0.
+
+    A class that both networks rule out, by a logit of minus infinity, has 0 · ∞ here,
+    which is NaN, while p log q tends to 0 with p. The logarithm is replaced before the
+    product, because the gradient of a product that is replaced afterwards is NaN too.
+    """
+    is_possible = probability > 0
+    return probability * ops.where(is_possible, log_probability, 0.0)
 
 
 def _match_precision(y_true: Any, y_pred: Any) -> tuple[Any, Any]:

@@ -26,7 +26,9 @@ from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distillation.objective import Objective
+from keras_fitnets.distillation.output_names import align_to_outputs
 from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distillation.soft_losses import check_soft_loss
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
@@ -42,6 +44,7 @@ from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.checks import list_callbacks
 from keras_fitnets.utils.keras_private import FitsOnWorkers
 from keras_fitnets.utils.keras_private import get_compiled_loss
+from keras_fitnets.utils.keras_private import get_loss_weights
 
 STAGES = ("hint", "kd", "joint")
 
@@ -101,7 +104,8 @@ class Distiller(FitsOnWorkers):
     Sample weights, class weights and masks apply to every term. The student's
     regularisers and `add_loss` terms are added; on several replicas they count as
     means over the samples. Without a loss in `compile` there is no label term. With
-    several outputs the soft term is the sum over the outputs. The logs hold `loss` and
+    several outputs the soft term is the sum over the outputs, which are matched by
+    their names. The logs hold `loss` and
     those of `label_loss`, `kd_loss` and `hint_loss` that the stage has. Each is the
     mean over the samples, before it is multiplied by λ or `hint_weight`.
 
@@ -115,18 +119,28 @@ class Distiller(FitsOnWorkers):
         lambda_: λ, a number of at least 0. Reads and can be assigned likewise.
         stage: `"hint"`, `"kd"` or `"joint"`; by default `"joint"` with hints and
             `"kd"` without. Can be assigned between calls to `fit`.
-        hint_weight: the factor of the hint loss in stage `"joint"`, at least 0.
-        activation: what the outputs mean: `"softmax"`, `"sigmoid"` (independent
-            units) or `"auto"`, which reads it from the last layer of the networks;
-            logits of one unit are then sigmoid, of several softmax. For several
-            outputs also a structure like the outputs with one of these for each;
-            None in it leaves an output out of the soft targets.
-        from_logits: whether the student returns logits rather than probabilities;
-            `"auto"` reads it from the student's graph where the graph shows it.
+        hint_weight: the factor of the hint loss in stage `"joint"`, at least 0. Eq. 3
+            is a sum over all features of the hints, often thousands; `"auto"` divides
+            by their number, so that the hint loss is of the size of the others.
+        activation: what the outputs mean: `"softmax"` (classes), `"sigmoid"`
+            (independent units), `"linear"` (numbers of a regression, compared by their
+            squared difference, without τ), or `"auto"`: a softmax or sigmoid at the end
+            tells, else the label loss given to `compile`, else the loss that a network
+            was trained with; without any loss several units are classes. For several
+            outputs also one of these for each, by name; None leaves an output out of
+            the soft targets, or all of them.
+        from_logits: whether networks that do not show it return logits rather than
+            probabilities; `"auto"` reads it from their graphs.
         temperature_squared: whether to multiply the soft term by τ², as Hinton et al.
             (arXiv 1503.02531) do.
         learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the updates
             of the layers up to the guided ones, which stage `"hint"` has trained.
+        soft_loss: in place of the cross-entropy, or of the squared difference, a
+            `keras.losses.Loss` or a function of the teacher's logits, the student's
+            logits, `(batch, ..., units)`, and τ, that returns a value for each sample;
+            by output as `activation`.
+        soft_weights: the factor of each output's soft term, by name; by default the
+            `loss_weights` given to `compile`.
         **kwargs: `name`, as for any `keras.Model`.
 
     Raises:
@@ -160,11 +174,13 @@ class Distiller(FitsOnWorkers):
         temperature: float = 3.0,
         lambda_: float = 4.0,
         stage: str | None = None,
-        hint_weight: float = 1.0,
+        hint_weight: float | str = "auto",
         activation: Any = "auto",
         from_logits: bool | str = "auto",
         temperature_squared: bool = False,
         learning_rate_factor: float = 1.0,
+        soft_loss: Any = None,
+        soft_weights: Any = None,
         **kwargs: Any,
     ) -> None:
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
@@ -185,6 +201,8 @@ class Distiller(FitsOnWorkers):
         self._activation = activation
         self._from_logits = from_logits
         self._temperature_squared = temperature_squared
+        self._soft_loss = soft_loss
+        self._soft_weights = soft_weights
         self._active_hints = tuple(range(len(pairs)))
         self.supports_jit = graph.has_jit_support(teacher.models)
         # Running means belong to an epoch and not to a checkpoint. Keras tracks the
@@ -206,8 +224,11 @@ class Distiller(FitsOnWorkers):
             activation=activation,
             from_logits=from_logits,
             temperature_squared=temperature_squared,
+            soft_loss=soft_loss,
+            get_output_pairs=lambda: self.output_pairs,
             share=replicas.replica_share,
         )
+        self._objective.outputs.align(soft_weights, "soft_weights")
         # Keras saves the regressors under this name, and the three scalars below in
         # the order in which they are made: files of earlier versions rely on both.
         self.regressors = self._objective.regressors
@@ -216,6 +237,11 @@ class Distiller(FitsOnWorkers):
         self._hint_weight = self._add_scalar("hint_weight")
         self.temperature = temperature
         self.lambda_ = lambda_
+        # Where sizes are unknown until a batch comes, the factor is completed then.
+        self._is_hint_weight_per_position = False
+        if hint_weight == "auto":
+            hint_weight, is_complete = self._objective.choose_hint_weight()
+            self._is_hint_weight_per_position = not is_complete
         self.hint_weight = hint_weight
         if stage is None:
             stage = "joint" if pairs else "kd"
@@ -271,6 +297,16 @@ class Distiller(FitsOnWorkers):
         """The argument `temperature_squared`, as it was passed."""
         return self._temperature_squared
 
+    @property
+    def soft_loss(self) -> Any:
+        """The argument `soft_loss`, as it was passed."""
+        return self._soft_loss
+
+    @property
+    def soft_weights(self) -> Any:
+        """The argument `soft_weights`, as it was passed."""
+        return self._soft_weights
+
     # ── Arguments: can be assigned ────────────────────────────────────────────────
 
     temperature = _FloatVariable(
@@ -297,6 +333,9 @@ class Distiller(FitsOnWorkers):
                 f'Stage "{value}" needs hints, and this Distiller has none. Pass '
                 'hints=("hint_layer", "guided_layer"), or use stage="kd".'
             )
+        # Stage "hint" looks at no output, so that only here they must agree.
+        if value != "hint":
+            self._check_outputs(value)
         self._stage = value
         self._retrace_steps()
 
@@ -366,9 +405,38 @@ class Distiller(FitsOnWorkers):
         return graph.call_network(self.student, unwrap_inputs(inputs), bool(training))
 
     @property
+    def output_names(self) -> list[str] | None:
+        """The names of the student's outputs, by which `compile` and `fit` take them.
+
+        None if the outputs have no names, as those of a list in a subclassed network.
+        """
+        # Keras asks for the names of every model while it makes its base class.
+        objective = vars(self).get("_objective")
+        return None if objective is None else objective.outputs.names
+
+    @property
     def output_pairs(self) -> list[OutputPair | None]:
-        """How each output is compared; None for one that is left out."""
-        return self._objective.output_pairs
+        """How each output is compared; None for one that is left out.
+
+        Where the networks do not show what an output means, the label loss says it,
+        once the Distiller is compiled.
+        """
+        loss = self.loss if self.compiled else None
+        return self._objective.outputs.pair(loss, self.compiled)
+
+    def _check_outputs(self, stage: str) -> None:
+        """Raise if a stage needs soft targets and the outputs do not allow them."""
+        pairs = self.output_pairs
+        if stage == "kd" and not any(pairs):
+            raise ValueError(
+                "`activation` leaves out every output, so that the teacher has nothing "
+                f'to teach in stage "kd"; received {self.activation!r}. Use stage '
+                '"hint", which looks at no output, or leave an output in.'
+            )
+        for i, pair in enumerate(pairs):
+            own = self._objective.outputs.soft_losses[i]
+            if pair is not None and own is not None:
+                check_soft_loss(own, pair, self._objective.outputs.shapes[i])
 
     @property
     def teacher_outputs(self) -> TeacherOutputProvider:
@@ -523,6 +591,7 @@ class Distiller(FitsOnWorkers):
         if isinstance(data, CachedInputs):
             data = (data,)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        sample_weight = self._objective.outputs.order(sample_weight)
         if isinstance(x, CachedInputs):
             teacher_outputs = self.lookup_teacher_outputs(x)
         else:
@@ -555,15 +624,17 @@ class Distiller(FitsOnWorkers):
         # the wrong shape is less clear than that of the other terms.
         for term in reversed(self._terms()):
             if term == "label_loss":
-                label_loss = replicas.per_replica_loss(
-                    get_compiled_loss(self), self.loss
-                )
+                label_loss = functools.partial(self._call_label_loss, x, training)
                 value = objective.label_loss(label_loss, y, y_pred, sample_weight)
                 weight = 1.0
             elif term == "kd_loss":
-                temperature = ops.convert_to_tensor(self._temperature)
                 value = objective.kd_loss(
-                    teacher_outputs, y_pred, temperature, sample_weight
+                    self.output_pairs,
+                    teacher_outputs,
+                    y_pred,
+                    ops.convert_to_tensor(self._temperature),
+                    sample_weight,
+                    self._get_output_weights(),
                 )
                 weight = self._lambda
             else:
@@ -571,6 +642,8 @@ class Distiller(FitsOnWorkers):
                     teacher_outputs, regressed, active, sample_weight
                 )
                 weight = 1.0 if self.stage == "hint" else self._hint_weight
+                if self.stage == "joint" and self._is_hint_weight_per_position:
+                    weight = weight / objective.count_positions(teacher_outputs, active)
             terms[term], weights[term] = value, weight
         dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
         loss = sum(
@@ -616,7 +689,10 @@ class Distiller(FitsOnWorkers):
         """Return the names of the terms in the stage's loss, as they are logged."""
         if self.stage == "hint":
             return ["hint_loss"]
-        terms = ["kd_loss"] if self.loss is None else ["label_loss", "kd_loss"]
+        has_own_loss = type(self).compute_loss is not Distiller.compute_loss
+        terms = [] if self.loss is None and not has_own_loss else ["label_loss"]
+        if any(wanted is not None for wanted in self._objective.outputs.wanted):
+            terms.append("kd_loss")
         return [*terms, "hint_loss"] if self.stage == "joint" else terms
 
     def _state(self) -> list[Any]:
@@ -658,12 +734,40 @@ class Distiller(FitsOnWorkers):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
+        """Return the label loss of a batch, a mean over its samples.
+
+        Override it to add a term to the label loss, as in any Keras model. λ and the
+        soft targets, the hints and the student's regularisers are added by the step.
+        """
         # Keras calls this once, to build the compiled loss, in every stage: also where
         # there is no label loss and there may be no labels.
         check_labels(self, y)
-        if "label_loss" not in self._terms():
+        if self.loss is None or self.stage == "hint":
             return ops.zeros(())
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = replicas.per_replica_loss(get_compiled_loss(self), self.loss)
+        return loss(y, y_pred, sample_weight)
+
+    def _call_label_loss(
+        self, x: Any, training: bool, y: Any, y_pred: Any, sample_weight: Any
+    ) -> Any:
+        """Call `compute_loss`, which a subclass may override."""
+        # An override may have been written before Keras passed `training`.
+        arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+        parameters = inspect.signature(self.compute_loss).parameters.values()
+        if any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
+            arguments["training"] = training
+        return self.compute_loss(**arguments)
+
+    def _get_output_weights(self) -> list[Any]:
+        """Return the factor of the soft term of each output, None where it is 1."""
+        outputs = self._objective.outputs
+        if self._soft_weights is not None:
+            return outputs.align(self._soft_weights, "soft_weights")
+        weights = None if self.loss is None else get_loss_weights(self)
+        if isinstance(weights, (list, tuple)) and len(weights) != outputs.count:
+            # Keras takes several losses, and weights, for a single output.
+            return [None] * outputs.count
+        return align_to_outputs(weights, outputs.names, outputs.count, "loss_weights")
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -709,11 +813,15 @@ class Distiller(FitsOnWorkers):
             "temperature": self.temperature,
             "lambda_": self.lambda_,
             "stage": self.stage,
-            "hint_weight": self.hint_weight,
+            "hint_weight": "auto"
+            if self._is_hint_weight_per_position
+            else self.hint_weight,
             "activation": self.activation,
             "from_logits": self.from_logits,
             "temperature_squared": self.temperature_squared,
             "learning_rate_factor": self.learning_rate_factor,
+            "soft_loss": _map_losses(serialize, self._soft_loss),
+            "soft_weights": self._soft_weights,
             "name": self.name,
         }
 
@@ -725,7 +833,18 @@ class Distiller(FitsOnWorkers):
         config["student"] = deserialize(config["student"])
         if config["hints"] is not None:
             config["hints"] = [deserialize(hint) for hint in config["hints"]]
+        config["soft_loss"] = _map_losses(deserialize, config.get("soft_loss"))
         return cls(**config)
+
+
+def _map_losses(function: Callable[[Any], Any], losses: Any) -> Any:
+    """Apply a function to each loss in a structure by output, serialised or not."""
+    is_serialized = isinstance(losses, dict) and "class_name" in losses
+    if isinstance(losses, dict) and not is_serialized:
+        return {name: _map_losses(function, loss) for name, loss in losses.items()}
+    if isinstance(losses, (list, tuple)):
+        return [_map_losses(function, loss) for loss in losses]
+    return None if losses is None else function(losses)
 
 
 def _check_networks(teacher: Teacher, student: Any) -> None:

@@ -11,6 +11,7 @@ the sum over the replicas is the mean over the global batch; that of an empty re
 is 0.
 """
 
+import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,10 @@ import keras
 from keras import ops
 
 from keras_fitnets.distillation.hints import Hint
-from keras_fitnets.distillation.output_specs import pair_outputs
+from keras_fitnets.distillation.output_names import align_to_outputs
+from keras_fitnets.distillation.output_specs import OutputMatcher
+from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distillation.soft_losses import soft_loss
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
@@ -28,8 +32,8 @@ from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.feature_extractors import create_feature_extractor
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.losses import hint_loss
-from keras_fitnets.losses import soft_target_crossentropy
 from keras_fitnets.utils.keras_private import get_mask
+from keras_fitnets.utils.tensors import cast_to_widest_dtype
 from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
@@ -45,12 +49,15 @@ class Objective:
         teacher: the `Teacher`.
         student: the student network.
         hints: the `Hint` pairs.
-        activation, from_logits, temperature_squared: as for `Distiller`.
+        activation, from_logits, temperature_squared, soft_loss, soft_weights: as for
+            `Distiller`.
+        get_output_pairs: returns how each output is compared, None for one that is left
+            out. The label loss may decide it, which is known when it is compiled.
         share: a function of the mean over the items on one replica and their number;
             returns its share of the mean over all replicas. The shares add up to it.
 
     Attributes:
-        output_pairs: how each output is compared; None for one that is left out.
+        outputs: the `OutputMatcher`, which says how each output is compared.
         teacher_outputs: the `TeacherOutputProvider`.
         regressors: the regressor of each pair, built.
     """
@@ -63,6 +70,8 @@ class Objective:
         activation: Any,
         from_logits: bool | str,
         temperature_squared: bool,
+        soft_loss: Any,
+        get_output_pairs: Callable[[], list[OutputPair | None]],
         share: Callable[[Any, Any], Any],
     ) -> None:
         self._share = share
@@ -71,16 +80,17 @@ class Objective:
         self._hints = hints
         self._temperature_squared = temperature_squared
         inputs = _find_common_inputs([*teacher.models, student])
-        self.output_pairs = pair_outputs(
+        self.outputs = OutputMatcher(
             teacher.models,
             student,
             inputs,
             activation,
             members_from_logits=teacher.from_logits,
             student_from_logits=from_logits,
+            soft_loss=soft_loss,
         )
         self.teacher_outputs = TeacherOutputProvider(
-            teacher, hints, self.output_pairs, inputs
+            teacher, hints, get_output_pairs, inputs
         )
         self.regressors: list[keras.layers.Layer] = []
         # Without hints nothing asks for the student's features.
@@ -147,42 +157,52 @@ class Objective:
 
     def kd_loss(
         self,
+        output_pairs: Sequence[OutputPair | None],
         teacher_outputs: TeacherOutputs,
         outputs: Any,
         temperature: Any,
         sample_weight: Any,
+        output_weights: Sequence[Any],
     ) -> Any:
         """Evaluate the soft-target loss, the second term of Eq. 2, without λ.
 
         Args:
+            output_pairs: how each output is compared.
             teacher_outputs: those of the batch.
             outputs: the student's outputs.
             temperature: τ, a scalar tensor.
             sample_weight: None, or weights as `fit` takes them.
+            output_weights: the factor of each output's loss; None is 1.
 
         Returns:
-            The sum over the outputs of their means over samples, or, of a sequence,
-            over the samples' valid steps.
+            The weighted sum over the outputs of their means over samples, or, of a
+            sequence, over the samples' valid steps.
         """
         flat = keras.tree.flatten(outputs)
-        weights = _weight_per_output(sample_weight, len(flat))
+        names = self.outputs.names
+        weights = align_to_outputs(sample_weight, names, len(flat), "sample_weight")
         losses = []
-        for i, output_pair in enumerate(self.output_pairs):
+        for i, output_pair in enumerate(output_pairs):
             if output_pair is None:
                 continue
             # The networks of an ensemble may compute in different precisions.
-            logits = _cast_to_widest_dtype(
+            member_logits = cast_to_widest_dtype(
                 [member[i] for member in teacher_outputs.logits]
             )
-            values = soft_target_crossentropy(
-                self._teacher.soft_logits(logits, temperature, output_pair.activation),
+            values = soft_loss(
+                self._teacher.soft_logits(
+                    member_logits, temperature, output_pair.activation
+                ),
                 output_pair.student.logits(flat[i]),
                 temperature,
-                output_pair.activation,
-                temperature_squared=self._temperature_squared,
+                output_pair,
+                self._temperature_squared,
+                own=self.outputs.soft_losses[i],
             )
-            losses.append(self._mean(values, weights[i], get_mask(flat[i])))
-        return sum(_cast_to_widest_dtype(losses))
+            mean = self._mean(values, weights[i], get_mask(flat[i]))
+            factor = output_weights[i]
+            losses.append(mean if factor is None else mean * factor)
+        return sum(cast_to_widest_dtype(losses))
 
     def hint_loss(
         self,
@@ -209,7 +229,41 @@ class Objective:
             hint, mask = teacher_outputs.hints[i]
             pair_loss = self._mean(hint_loss(hint, prediction, mask), weight)
             losses.append(self._hints[i].weight * pair_loss)
-        return sum(_cast_to_widest_dtype(losses))
+        return sum(cast_to_widest_dtype(losses))
+
+    def choose_hint_weight(self) -> tuple[float, bool]:
+        """Return a factor that makes the hint loss a mean over the hints' features.
+
+        Eq. 3 adds up thousands of features, beside label losses of about 2.
+
+        Returns:
+            1 / the number of features of all hints, and whether all are counted: where
+            sizes are unknown until a batch comes, only the known ones are.
+        """
+        shapes = self.teacher_outputs.shapes
+        counts = [math.prod(d for d in shape if d is not None) for shape in shapes]
+        is_complete = all(None not in shape for shape in shapes)
+        return 1 / max(sum(counts), 1), is_complete
+
+    def count_positions(
+        self, teacher_outputs: TeacherOutputs, active: Sequence[int]
+    ) -> Any:
+        """Return how many features of unknown number the hints of a batch have.
+
+        The mean over the pairs, for the factor of `choose_hint_weight`.
+        """
+        counts = []
+        for i in active:
+            hint, _ = teacher_outputs.hints[i]
+            sizes = [
+                ops.shape(hint)[1 + axis]
+                for axis, known in enumerate(self.teacher_outputs.shapes[i])
+                if known is None
+            ]
+            counts.append(
+                ops.cast(ops.prod(ops.stack(sizes)), "float32") if sizes else 1.0
+            )
+        return sum(counts) / len(counts)
 
     def penalties(self, stage: str, active: Sequence[int]) -> list[Any]:
         """Return the regularisation and `add_loss` terms of the student's last run."""
@@ -314,12 +368,6 @@ def _create_regressor(
     return regressor
 
 
-def _cast_to_widest_dtype(tensors: list[Any]) -> list[Any]:
-    """Cast the tensors to the dtype that holds them all."""
-    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
-    return [ops.cast(tensor, dtype) for tensor in tensors]
-
-
 def _expand_to_rank(weight: Any, values: Any) -> Any:
     """Append axes to weights or a mask until they have the rank of the values."""
     weight = ops.convert_to_tensor(weight)
@@ -335,19 +383,6 @@ def _expand_to_rank(weight: Any, values: Any) -> Any:
             "for each sample and time step."
         )
     return weight
-
-
-def _weight_per_output(sample_weight: Any, count: int) -> list[Any]:
-    """Return the sample weights of each output; one array holds for all of them."""
-    if not keras.tree.is_nested(sample_weight):
-        return [sample_weight] * count
-    flat = keras.tree.flatten(sample_weight)
-    if len(flat) != count:
-        raise ValueError(
-            f"`sample_weight` holds {len(flat)} arrays for a student with {count} "
-            "output(s). Pass one array for all outputs, or one for each."
-        )
-    return flat
 
 
 def _weight_per_sample(sample_weight: Any) -> Any:

@@ -95,14 +95,15 @@ class Teacher:
             member_logits: for each model its logits, `(batch, ..., classes)`.
             temperature: the τ at which the networks' outputs are softened, a number or
                 a scalar tensor.
-            activation: `"softmax"` or `"sigmoid"`.
+            activation: `"softmax"`, `"sigmoid"` or `"linear"`.
 
         Returns:
             `a` such that the activation of `a / τ` is the ensemble's soft target.
         """
         if len(member_logits) == 1:
             return member_logits[0]
-        if self.average == "geometric":
+        # Numbers of a regression have one mean; there are no probabilities to average.
+        if self.average == "geometric" or activation == "linear":
             return sum(w * a for w, a in zip(self.weights, member_logits, strict=True))
         # The arithmetic mean in logarithms, where no probability can underflow:
         # log sum_k w_k p_k = logsumexp_k(log w_k + log p_k).

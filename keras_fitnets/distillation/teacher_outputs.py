@@ -9,6 +9,7 @@ A hint of a sequence has a mask. It is passed beside the values, not attached to
 tensor, because tensors that come from a file or from another backend carry none.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -73,7 +74,8 @@ class TeacherOutputProvider:
     Args:
         teacher: the `Teacher`.
         hints: the `Hint` pairs whose hint layers are wanted.
-        output_pairs: how each output is read as logits; None for one that is left out.
+        get_output_pairs: returns how each output is read as logits, None for one that
+            is left out.
         inputs: symbolic inputs, for networks that show no graph.
 
     Attributes:
@@ -84,13 +86,13 @@ class TeacherOutputProvider:
         self,
         teacher: Teacher,
         hints: Sequence[Hint],
-        output_pairs: Sequence[OutputPair | None],
+        get_output_pairs: Callable[[], Sequence[OutputPair | None]],
         inputs: Any,
     ) -> None:
         self._teacher = teacher
         self._members = teacher.models
         self._hints = hints
-        self._output_pairs = output_pairs
+        self._get_output_pairs = get_output_pairs
         self._inputs = inputs
         for hint in hints:
             check_member(hint, self._members)
@@ -128,7 +130,7 @@ class TeacherOutputProvider:
         more = [Hint(path, path, member=member) for path, member in new]
         hints = [*self._hints, *more]
         return TeacherOutputProvider(
-            self._teacher, hints, self._output_pairs, self._inputs
+            self._teacher, hints, self._get_output_pairs, self._inputs
         )
 
     def compute(self, x: Any, stage: str, active: Sequence[int]) -> TeacherOutputs:
@@ -162,10 +164,11 @@ class TeacherOutputProvider:
         """
         outputs, hints = self._compute_outputs_and_hints(x)
         cached: dict[str, dict[str, Any]] = {member: {} for member in fingerprints}
+        output_pairs = self._get_output_pairs()
         for m, member_logits in enumerate(self._to_logits(outputs)):
-            for i, logits in enumerate(member_logits):
-                if logits is not None:
-                    cached[fingerprints[m]][self._output_name(i, m)] = logits
+            for pair, logits in zip(output_pairs, member_logits, strict=True):
+                if pair is not None:
+                    cached[fingerprints[m]][_name_output(pair, m)] = logits
         for i, (values, mask) in hints.items():
             of_member = cached[fingerprints[self._hints[i].member]]
             of_member[self._hint_name(i)] = values
@@ -193,18 +196,17 @@ class TeacherOutputProvider:
         """
         logits: list[list[Any]] = []
         hints: dict[int, tuple[Any, Any]] = {}
-        if stage != "hint":
-            for m, member in enumerate(fingerprints):
-                names = [
-                    None if pair is None else self._output_name(i, m)
-                    for i, pair in enumerate(self._output_pairs)
+        output_pairs = self._get_output_pairs() if stage != "hint" else ()
+        for m, member in enumerate(fingerprints if stage != "hint" else ()):
+            names = [
+                None if pair is None else _name_output(pair, m) for pair in output_pairs
+            ]
+            logits.append(
+                [
+                    None if name is None else _find(teacher_outputs, member, name)
+                    for name in names
                 ]
-                logits.append(
-                    [
-                        None if name is None else _find(teacher_outputs, member, name)
-                        for name in names
-                    ]
-                )
+            )
         # The masks of a hint are no part of `keys`: they come with their values.
         for i in active if stage != "kd" else ():
             member = fingerprints[self._hints[i].member]
@@ -226,11 +228,12 @@ class TeacherOutputProvider:
         Returns:
             For each tensor the fingerprint of its network, and its name.
         """
+        output_pairs = self._get_output_pairs() if stage != "hint" else ()
         outputs = [
-            (member, self._output_name(i, m))
+            (member, _name_output(output_pair, m))
             for m, member in enumerate(fingerprints)
-            for i, output_pair in enumerate(self._output_pairs)
-            if output_pair is not None and stage != "hint"
+            for output_pair in output_pairs
+            if output_pair is not None
         ]
         hints = [
             (fingerprints[self._hints[i].member], self._hint_name(i))
@@ -244,15 +247,6 @@ class TeacherOutputProvider:
     def all_keys(self, fingerprints: Sequence[str]) -> list[tuple[str, str]]:
         """List all cached tensors, but for masks, as `keys` does."""
         return self.keys(fingerprints, "joint", range(len(self._hints)))
-
-    def _output_name(self, i: int, m: int) -> str:
-        """Return the name of output `i` of network `m` in a cache."""
-        spec = self._output_pairs[i].members[m]  # type: ignore[union-attr]
-        if spec.from_logits:
-            return f"output {i}"
-        # Probabilities were turned into logits by the inverse of this activation; with
-        # the other one a cache of them would be wrong.
-        return f"output {i} {spec.activation}"
 
     def _hint_name(self, i: int) -> str:
         return f"hint {self._layer_names[i]}"
@@ -274,15 +268,19 @@ class TeacherOutputProvider:
 
     def _to_logits(self, outputs: Sequence[Any]) -> list[list[Any]]:
         """Return each network's outputs as logits, None for one that is left out."""
-        return [
-            [
-                None if pair is None else pair.members[m].logits(output)
-                for pair, output in zip(
-                    self._output_pairs, keras.tree.flatten(member_outputs), strict=True
-                )
-            ]
-            for m, member_outputs in enumerate(outputs)
-        ]
+        output_pairs = self._get_output_pairs()
+        logits = []
+        for m, member_outputs in enumerate(outputs):
+            flat = keras.tree.flatten(member_outputs)
+            logits.append(
+                [
+                    None
+                    if pair is None
+                    else pair.members[m].logits(flat[pair.positions[m]])
+                    for pair in output_pairs
+                ]
+            )
+        return logits
 
     def _compute_hints(
         self, x: Any, active: Sequence[int]
@@ -323,6 +321,16 @@ def _with_masks(
         i: (values, get_mask(values))
         for i, values in zip(positions, features, strict=True)
     }
+
+
+def _name_output(output_pair: OutputPair, m: int) -> str:
+    """Return the name of an output of network `m` of the teacher in a cache."""
+    spec, place = output_pair.members[m], output_pair.positions[m]
+    if spec.from_logits:
+        return f"output {place}"
+    # Probabilities were turned into logits by the inverse of this activation; with
+    # the other one a cache of them would be wrong.
+    return f"output {place} {spec.activation}"
 
 
 def _find(

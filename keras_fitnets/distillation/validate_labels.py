@@ -11,18 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fitnets.distillation.label_losses import LossSpec
+from keras_fitnets.distillation.label_losses import describe_loss
+from keras_fitnets.distillation.output_names import align_losses
+from keras_fitnets.distillation.output_names import align_to_outputs
+from keras_fitnets.distillation.output_names import get_output_names
 from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distillation.output_specs import check_decided
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.keras_private import has_compiled_metrics
-
-# What the outputs mean to each of Keras' crossentropies, by its name.
-_ACTIVATION_OF_LOSS = {
-    "categorical_crossentropy": "softmax",
-    "categorical_focal_crossentropy": "softmax",
-    "sparse_categorical_crossentropy": "softmax",
-    "binary_crossentropy": "sigmoid",
-    "binary_focal_crossentropy": "sigmoid",
-}
 
 
 def check_labels(distiller: Any, y: Any) -> None:
@@ -35,9 +32,12 @@ def check_labels(distiller: Any, y: Any) -> None:
     Raises:
         ValueError: if labels are missing, or the label loss contradicts the outputs.
     """
-    # Stage "hint" needs no labels, nor does one without label loss and metrics.
+    if distiller.stage == "hint":
+        return
+    check_decided(distiller.output_pairs)
+    # A stage without label loss and metrics needs no labels.
     are_labels_used = distiller.loss is not None or has_compiled_metrics(distiller)
-    if distiller.stage == "hint" or not are_labels_used:
+    if not are_labels_used:
         return
     if y is None:
         raise ValueError(
@@ -47,11 +47,19 @@ def check_labels(distiller: Any, y: Any) -> None:
             "metrics."
         )
     if distiller.loss is not None:
-        check_label_loss(distiller.loss, distiller.output_pairs, distiller.student)
+        check_label_loss(
+            distiller.loss,
+            distiller.output_pairs,
+            distiller.student,
+            distiller.output_names,
+        )
 
 
 def check_label_loss(
-    loss: Any, output_pairs: Sequence[OutputPair | None], student: keras.Model
+    loss: Any,
+    output_pairs: Sequence[OutputPair | None],
+    student: keras.Model,
+    names: Sequence[str] | None,
 ) -> None:
     """Check that the crossentropies among the label losses fit the outputs.
 
@@ -59,16 +67,20 @@ def check_label_loss(
         loss: what `compile` was given.
         output_pairs: how each of the student's outputs is read; None if it is not.
         student: the student.
+        names: the names of the student's outputs, None if they have none.
 
     Raises:
         ValueError: if one takes probabilities where the student returns logits or the
             other way round, or one class of several where its units are independent.
     """
-    # A subclassed student has no `output`; its losses are matched by their order.
-    losses = _loss_per_output(loss, getattr(student, "output", None), len(output_pairs))
-    for one, output_pair in zip(losses, output_pairs, strict=False):
-        name, from_logits = _describe_loss(one)
-        if output_pair is None or name not in _ACTIVATION_OF_LOSS:
+    losses = align_losses(loss, names, len(output_pairs))
+    for one, output_pair in zip(losses, output_pairs, strict=True):
+        if output_pair is None:
+            continue
+        name, activation, from_logits = describe_loss(one, output_pair.units)
+        # Outputs that are compared as numbers may be logits to the label loss.
+        is_read = output_pair.activation in ("softmax", "sigmoid")
+        if activation not in ("softmax", "sigmoid") or not is_read:
             continue
         if from_logits != output_pair.student.from_logits:
             returns = "probabilities" if from_logits else "logits"
@@ -77,13 +89,12 @@ def check_label_loss(
                 f"'{name}' has from_logits={from_logits}. Compile with "
                 f"{_to_class_name(name)}(from_logits={not from_logits})."
             )
-        if _ACTIVATION_OF_LOSS[name] != output_pair.activation:
+        if activation != output_pair.activation:
             raise ValueError(
-                f"The label loss '{name}' is for {_ACTIVATION_OF_LOSS[name]} outputs, "
-                f"but the soft targets of student '{student.name}' are read as "
+                f"The label loss '{name}' is for {activation} outputs, but the soft "
+                f"targets of student '{student.name}' are read as "
                 f"{output_pair.activation}. Pass "
-                f'activation="{_ACTIVATION_OF_LOSS[name]}" to the Distiller, or change '
-                "the loss."
+                f'activation="{activation}" to the Distiller, or change the loss.'
             )
 
 
@@ -101,27 +112,31 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, argument: str) -
             losses do not take, and for class numbers out of range.
     """
     outputs = graph.get_outputs(network, None)
-    flat, flat_outputs = keras.tree.flatten(y), keras.tree.flatten(outputs)
-    if isinstance(y, dict) and isinstance(outputs, dict):
-        has_other_names = y.keys() != outputs.keys()
-    else:
-        # Keras finds the outputs of a list by the names of their layers.
-        has_other_names = isinstance(y, dict) and not isinstance(outputs, list)
-    if len(flat) != len(flat_outputs) or has_other_names:
+    flat_outputs = keras.tree.flatten(outputs)
+    names = get_output_names(network, outputs)
+    losses = align_losses(loss, names, len(flat_outputs))
+    labels_of_outputs = _align_labels(y, losses, names)
+    # Every output with a loss needs labels; others may have none, as in Keras.
+    if labels_of_outputs is None or any(
+        one is not None and labels is None
+        for one, labels in zip(losses, labels_of_outputs, strict=True)
+    ):
         raise ValueError(
             f"Network '{network.name}' gives {format_array_shapes(outputs)}; received "
-            f"{argument} as {format_array_shapes(y)}. Pass one array for each output, "
-            "in that structure."
+            f"{argument} as {format_array_shapes(y)}. Pass one array for each output "
+            "with a loss, in that structure or by the names of the outputs."
         )
-    losses = _loss_per_output(loss, outputs, len(flat_outputs))
-    for one, labels, output in zip(losses, flat, flat_outputs, strict=False):
-        name, from_logits = _describe_loss(one)
-        if labels is None or name not in _ACTIVATION_OF_LOSS:
+    for one, labels, output in zip(
+        losses, labels_of_outputs, flat_outputs, strict=True
+    ):
+        shape = tuple(output.shape)
+        spec = describe_loss(one, shape[-1])
+        if labels is None or spec.activation is None:
             continue
-        _check_shape(labels, tuple(output.shape), name, from_logits, argument)
-        if name.startswith("sparse"):
+        _check_shape(labels, shape, spec, argument)
+        if spec.name.startswith("sparse"):
             ignored = getattr(one, "ignore_class", None)
-            _check_classes(labels, output.shape[-1], ignored, name, network, argument)
+            _check_classes(labels, shape[-1], ignored, spec.name, network, argument)
 
 
 def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
@@ -175,10 +190,29 @@ def format_array_shapes(arrays: Any) -> Any:
     )
 
 
+def _align_labels(
+    y: Any, losses: Sequence[Any], names: Sequence[str] | None
+) -> list[Any] | None:
+    """Return the labels of each output, None if they do not fit the outputs."""
+    flat = keras.tree.flatten(y)
+    if isinstance(y, dict):
+        try:
+            return align_to_outputs(y, names, len(losses), "y")
+        except ValueError:
+            return None
+    if len(flat) == len(losses):
+        return flat
+    # Keras also takes labels for those outputs alone that have a loss.
+    if len(flat) != sum(loss is not None for loss in losses):
+        return None
+    remaining = iter(flat)
+    return [None if loss is None else next(remaining) for loss in losses]
+
+
 def _check_shape(
-    labels: Any, output: tuple[Any, ...], name: str, from_logits: bool, argument: str
+    labels: Any, output: tuple[Any, ...], spec: LossSpec, argument: str
 ) -> None:
-    shape = get_shape(labels)
+    shape, name, from_logits = get_shape(labels), spec.name, spec.from_logits
     is_sparse = name.startswith("sparse")
     expected = output[:-1] if is_sparse else output
     # Keras adds or drops a last dimension of 1 by itself.
@@ -187,7 +221,12 @@ def _check_shape(
         allowed.append(expected[:-1])
     if shape is None or any(graph.has_same_shapes([shape], [a]) for a in allowed):
         return
-    if is_sparse:
+    if spec.activation == "linear":
+        remedy = (
+            "Keras would broadcast them in silence. Let the labels have the shape of "
+            "the outputs."
+        )
+    elif is_sparse:
         one_hot = _to_class_name(name.removeprefix("sparse_"))
         remedy = (
             "For one-hot labels compile with "
@@ -205,7 +244,7 @@ def _check_shape(
             "Let the labels, and the last layers of teacher and student, have the same "
             "number of classes."
         )
-    takes = "the number of a class" if is_sparse else "a number for each class"
+    takes = "the number of a class" if is_sparse else "a number for each unit"
     raise ValueError(
         f"The label loss '{name}' takes for each sample {takes}, in the shape "
         f"{expected}; received {argument} of shape {shape}. {remedy}"
@@ -241,31 +280,5 @@ def _check_classes(
         )
 
 
-def _loss_per_output(loss: Any, outputs: Any, count: int) -> list[Any]:
-    """Return the loss of each output, or [] where it cannot be told which is whose."""
-    if not keras.tree.is_nested(loss):
-        return [loss] * count
-    # Keras may find an output by the name of its layer: nothing is checked then.
-    if isinstance(loss, dict) != isinstance(outputs, dict):
-        return []
-    if isinstance(loss, dict):
-        loss = {name: loss.get(name) for name in outputs}
-    losses = keras.tree.flatten(loss)
-    return losses if len(losses) == count else []
-
-
 def _to_class_name(name: str) -> str:
     return f"keras.losses.{name.title().replace('_', '')}"
-
-
-def _describe_loss(loss: Any) -> tuple[str, bool]:
-    """Return a loss's name in snake case, and whether it takes logits."""
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
-    # A class is named in camel case, a function in snake case: the table has the
-    # latter.
-    if isinstance(loss, keras.losses.Loss):
-        name = type(loss).__name__
-        snake = "".join("_" + c.lower() if c.isupper() else c for c in name)
-        return snake.lstrip("_"), bool(getattr(loss, "from_logits", False))
-    return getattr(loss, "__name__", ""), False

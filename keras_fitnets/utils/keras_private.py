@@ -170,6 +170,15 @@ def get_compiled_loss(model: keras.Model) -> Callable[..., Any]:
     return model._compile_loss
 
 
+def get_loss_weights(model: keras.Model) -> Any:
+    """Return the `loss_weights` that `compile` was given, or None.
+
+    Keras 3.15 keeps them in its compiled loss alone; the public `get_compile_config`
+    serialises the losses as well, which fails for a function of the user's own.
+    """
+    return model._compile_loss._user_loss_weights
+
+
 def is_validation_of_fit(arguments: dict[str, Any]) -> bool:
     """Whether Keras' own `fit` calls `evaluate`, by the bound arguments of that call.
 

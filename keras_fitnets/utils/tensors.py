@@ -27,3 +27,9 @@ def upcast_to_float32(x: Any) -> Any:
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if dtype in ("float32", "float64") else ops.cast(x, "float32")
+
+
+def cast_to_widest_dtype(tensors: list[Any]) -> list[Any]:
+    """Cast the tensors to the dtype that holds them all."""
+    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
+    return [ops.cast(tensor, dtype) for tensor in tensors]
