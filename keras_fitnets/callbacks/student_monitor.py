@@ -24,6 +24,7 @@ class StudentMonitor(keras.callbacks.Callback):
       student and teacher choose the same class, the fidelity of Stanton et al. (arXiv
       2106.05945); of sigmoid units, the share on the same side of 1/2. An ensemble
       chooses by its soft targets, at the present temperature.
+    - `output_r2` in its place for numbers of a regression: their R², as of a hint.
 
     From the logs of the epoch, and its λ:
 
@@ -101,7 +102,12 @@ class StudentMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             model = self.model
-            shares = _shares(logs, model.lambda_, model.hint_weight)
+            hint_weight = 1.0 if model.stage == "hint" else model.hint_weight
+            weights = {"label": 1.0, "kd": model.lambda_, "hint": hint_weight}
+            # The rest of the factor depends on the sizes of each batch.
+            if model.stage == "joint" and model.is_hint_weight_per_position:
+                del weights["hint"]
+            shares = _shares(logs, weights)
             logs.update({**self._get_evaluator().compute(), **shares})
 
     def _get_evaluator(self) -> StudentEvaluator:
@@ -115,13 +121,8 @@ class StudentMonitor(keras.callbacks.Callback):
         return self._evaluator
 
 
-def _shares(
-    logs: dict[str, Any], lambda_: float, hint_weight: float
-) -> dict[str, float]:
-    """Return the share of each term in the loss."""
-    weights = {"label": 1.0, "kd": lambda_}
-    # Stage "hint" minimises Eq. 3 alone, without `hint_weight`.
-    weights["hint"] = hint_weight if "kd_loss" in logs else 1.0
+def _shares(logs: dict[str, Any], weights: dict[str, float]) -> dict[str, float]:
+    """Return the share in the loss of each term that has a weight."""
     return {
         f"{term}_share": divide_or_nan(weight * logs[f"{term}_loss"], logs["loss"])
         for term, weight in weights.items()

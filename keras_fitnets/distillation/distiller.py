@@ -45,6 +45,7 @@ from keras_fitnets.utils.checks import list_callbacks
 from keras_fitnets.utils.keras_private import FitsOnWorkers
 from keras_fitnets.utils.keras_private import get_compiled_loss
 from keras_fitnets.utils.keras_private import get_loss_weights
+from keras_fitnets.utils.keras_private import serialize_loss
 
 STAGES = ("hint", "kd", "joint")
 
@@ -317,6 +318,11 @@ class Distiller(FitsOnWorkers):
         "_hint_weight", 'The weight of the hint loss in stage "joint".'
     )
 
+    @property
+    def is_hint_weight_per_position(self) -> bool:
+        """Whether a step divides `hint_weight` by the sizes that only a batch tells."""
+        return self._is_hint_weight_per_position
+
     # The setters below change what a step computes, not only a number in it, so they
     # have Keras trace the step again.
 
@@ -423,6 +429,11 @@ class Distiller(FitsOnWorkers):
         """
         loss = self.loss if self.compiled else None
         return self._objective.outputs.pair(loss, self.compiled)
+
+    @property
+    def pairings(self) -> list[OutputPair | None]:
+        """The name of `output_pairs` in earlier versions."""
+        return self.output_pairs
 
     def _check_outputs(self, stage: str) -> None:
         """Raise if a stage needs soft targets and the outputs do not allow them."""
@@ -820,7 +831,7 @@ class Distiller(FitsOnWorkers):
             "from_logits": self.from_logits,
             "temperature_squared": self.temperature_squared,
             "learning_rate_factor": self.learning_rate_factor,
-            "soft_loss": _map_losses(serialize, self._soft_loss),
+            "soft_loss": _map_losses(serialize_loss, self._soft_loss),
             "soft_weights": self._soft_weights,
             "name": self.name,
         }

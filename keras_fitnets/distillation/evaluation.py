@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.distillation.output_specs import check_decided
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
@@ -102,10 +103,13 @@ class StudentEvaluator:
         self._stage = stage
         pairs = range(len(distiller.hints)) if active is None else active
         self._active = () if stage == "kd" else tuple(pairs)
+        # Stage "hint" looks at no output, and its outputs need not even agree.
+        output_pairs = distiller.output_pairs if stage != "hint" else []
+        check_decided(output_pairs)
         self._output_pairs = {
             i: output_pair
-            for i, output_pair in enumerate(distiller.output_pairs)
-            if output_pair is not None and stage != "hint"
+            for i, output_pair in enumerate(output_pairs)
+            if output_pair is not None
         }
         self.teacher_outputs: list[TeacherOutputs] = []
         for batch in data:
@@ -120,6 +124,17 @@ class StudentEvaluator:
             i: _total_variance([outputs.hints[i] for outputs in self.teacher_outputs])
             for i in self._active
         }
+        # Numbers of a regression have no class to agree on.
+        self._output_variances = {
+            i: _total_variance(
+                [
+                    (self.soft_logits(outputs, i), None)
+                    for outputs in self.teacher_outputs
+                ]
+            )
+            for i, output_pair in self._output_pairs.items()
+            if output_pair.activation == "linear"
+        }
         self.constant_hints = [i for i, v in self._variances.items() if v == 0]
         if eagerly:
             self._student = self._run_eagerly
@@ -131,9 +146,11 @@ class StudentEvaluator:
 
         R² is `1 - Σ ‖u_h - r(v_g)‖² / Σ ‖u_h - mean(u_h)‖²`, with sums over the samples
         and those of their steps that the hint's mask leaves. The agreement is the
-        fraction of the samples for which teacher and student choose the same class.
+        fraction of the samples for which teacher and student choose the same class. An
+        output of numbers has an R² in its place.
         """
         squared_errors = dict.fromkeys(self._active, 0.0)
+        output_errors = dict.fromkeys(self._output_variances, 0.0)
         # For each output how often the choices are the same, and out of how many.
         agreed: dict[int, Any] = {}
         for batch, outputs in zip(self._data, self.teacher_outputs, strict=True):
@@ -144,14 +161,21 @@ class StudentEvaluator:
                 error = np.subtract(hint, prediction, dtype="float64")
                 squared_errors[i] += np.sum(_apply_mask(error, mask)[0] ** 2)
             for i, (logits, mask) in student_logits.items():
-                activation = self._output_pairs[i].activation
-                is_same = _choose_classes(
-                    self.soft_logits(outputs, i), activation
-                ) == _choose_classes(logits, activation)
+                activation, target = (
+                    self._output_pairs[i].activation,
+                    self.soft_logits(outputs, i),
+                )
+                if activation == "linear":
+                    error = np.subtract(target, logits, dtype="float64")
+                    output_errors[i] += np.sum(error**2)
+                    continue
+                is_same = _choose_classes(target, activation) == _choose_classes(
+                    logits, activation
+                )
                 same, counted = _apply_mask(is_same, mask)
                 agreed[i] = agreed.get(i, 0) + np.array([same.sum(), counted.sum()])
         num_pairs = len(self._distiller.hints)
-        num_outputs = len(self._distiller.output_pairs)
+        num_outputs = self._distiller.objective.outputs.count
         return {
             **{
                 _name_log("hint_r2", i, num_pairs): 1
@@ -161,6 +185,11 @@ class StudentEvaluator:
             **{
                 _name_log("agreement", i, num_outputs): divide_or_nan(same, counted)
                 for i, (same, counted) in agreed.items()
+            },
+            **{
+                _name_log("output_r2", i, num_outputs): 1
+                - divide_or_nan(output_errors[i], variance)
+                for i, variance in self._output_variances.items()
             },
         }
 

@@ -4,6 +4,7 @@ The guard is off unless `CheckNumerics` switches it on: looking at every tensor 
 time, and undoing a step costs a copy of all variables.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ PLACES = (
     "gradients",
     "weights",
 )
+
+
+# Where a class may be ruled out by a logit of minus infinity.
+_LOGITS = ("teacher's outputs", "student's outputs")
 
 
 class FiniteGuard:
@@ -82,16 +87,21 @@ class FiniteGuard:
         if not self.is_on:
             return
         places = {**places, "weights": [variable.value for variable in variables]}
+        found = {place: _has_not_finite(places.get(place)) for place in PLACES}
+        # A logit of minus infinity rules a class out, which the losses understand. It
+        # is a fault only where a loss is not finite either.
+        is_loss_bad = tf.reduce_max([found[term] for term in TERMS])
+        for place in _LOGITS:
+            is_nan = _has_not_finite(places.get(place), tf.math.is_nan)
+            found[place] = tf.maximum(is_nan, found[place] * is_loss_bad)
         # A replica sees its own part of the batch. All must decide alike, or their
         # copies of the weights would part: the flags are added up over the replicas.
-        flags = replicas.all_reduce_sum(
-            [_has_not_finite(places.get(place)) for place in PLACES]
-        )
+        flags = replicas.all_reduce_sum([found[place] for place in PLACES])
         is_bad = tf.add_n(flags) > 0
-        found = tf.stack([tf.cast(step.value, "float32"), *flags])
+        record = tf.stack([tf.cast(step.value, "float32"), *flags])
         # Only the first bad step is kept; later ones are often its consequence.
         is_first = tf.logical_and(is_bad, tf.equal(self._found.value[0], 0))
-        self._found.assign(tf.where(is_first, found, self._found.value))
+        self._found.assign(tf.where(is_first, record, self._found.value))
         # A selection and not a condition: in a traced step a branch would make every
         # variable an input and an output of it, and XLA compiles a selection well.
         replicas.update_variables(
@@ -109,10 +119,16 @@ def find_not_finite_weights(network: keras.Model) -> list[Any]:
     ]
 
 
-def _has_not_finite(tensors: Any) -> tf.Tensor:
-    """Return 1 if a float among the tensors is not finite, else 0."""
+def _is_not_finite(tensor: Any) -> Any:
+    return tf.logical_not(tf.math.is_finite(tensor))
+
+
+def _has_not_finite(
+    tensors: Any, is_bad: Callable[[Any], Any] = _is_not_finite
+) -> tf.Tensor:
+    """Return 1 if a float among the tensors is not finite, or bad otherwise, else 0."""
     flags = [
-        tf.reduce_any(tf.logical_not(tf.math.is_finite(tensor)))
+        tf.reduce_any(is_bad(tensor))
         # A sparse gradient is expanded: its values are looked at.
         for tensor in tf.nest.flatten(tensors, expand_composites=True)
         if "float" in str(getattr(tensor, "dtype", ""))

@@ -8,6 +8,7 @@ import numpy as np
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.evaluation import EvaluationData
 from keras_fitnets.distillation.evaluation import StudentEvaluator
+from keras_fitnets.distillation.output_specs import check_decided
 from keras_fitnets.utils import figures
 from keras_fitnets.utils.checks import check_number
 
@@ -116,6 +117,14 @@ def _find_output(distiller: Any) -> tuple[int, str]:
         raise ValueError(
             f"`curriculum` draws one output; this Distiller has {len(distilled)}. Make "
             "one whose `activation` has None in the place of the others."
+        )
+    check_decided(distiller.output_pairs)
+    if not distilled or distilled[0][1] == "linear":
+        raise ValueError(
+            "`curriculum` draws how sure the teacher is of its classes; the outputs of "
+            f"'{distiller.student.name}' are "
+            f"{'left out' if not distilled else 'numbers of a regression'}. Pass a "
+            "Distiller of a classification."
         )
     return distilled[0]
 

@@ -237,6 +237,22 @@ IDLE_CONFIG_KEYS = frozenset(
 GRAPH_CONFIG_KEYS = frozenset(("inbound_nodes", "input_layers", "output_layers"))
 
 
+def serialize_loss(loss: Any) -> Any:
+    """Return a loss, an object or a function, as `serialize_keras_object` does, whole.
+
+    `Huber.get_config` and `CosineSimilarity.get_config` of Keras 3.15 leave out `delta`
+    and `axis`: a loaded loss would silently be another. Keras keeps what it passes to
+    the loss's function in `_fn_kwargs`.
+    """
+    config = keras.saving.serialize_keras_object(loss)
+    if isinstance(loss, keras.losses.Loss):
+        parameters = inspect.signature(type(loss)).parameters
+        for name, value in getattr(loss, "_fn_kwargs", {}).items():
+            if name in parameters:
+                config["config"].setdefault(name, value)
+    return config
+
+
 def get_dtype_policy_name(config: Any) -> str | None:
     """Return the name of the dtype policy that a serialised object is, or None.
 

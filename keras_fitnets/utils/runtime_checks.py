@@ -45,6 +45,7 @@ def check_same_shape(one: Any, other: Any, description: str) -> Any:
     check = tf.debugging.Assert(
         tf.reduce_all(tf.equal(sizes[0], sizes[1])),
         [message, sizes[0], "student", sizes[1], _REMEDY],
+        summarize=len(shapes[0]),
     )
     # Eagerly the assertion has raised already, and returns None.
     with tf.control_dependencies([] if check is None else [check]):

@@ -7,7 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_fitnets as kf
-from keras_fitnets.distillation.output_specs import pair_outputs
+from keras_fitnets.distillation.output_specs import OutputMatcher
 from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
 
@@ -15,6 +15,8 @@ LOGITS = ("softmax", True)
 SOFTMAX = ("softmax", False)
 SIGMOID = ("sigmoid", False)
 UNIT_LOGIT = ("sigmoid", True)
+# One logit may be of a class or a number of a regression: the label loss tells.
+NUMBER = ("auto", True)
 
 
 def chain(*steps, shape=(4,), name=None):
@@ -35,10 +37,10 @@ def dense(units=3, activation=None):
 
 def read(network, from_logits="auto", activation="auto"):
     """How a network, as teacher and as student, is read: activation and logits."""
-    [output_pair] = pair_outputs(
+    [output_pair] = OutputMatcher(
         *([network], network, graph.get_inputs(network)),
         *(activation, from_logits, from_logits),
-    )
+    ).pair()
     assert output_pair.members == (output_pair.student,)
     assert output_pair.activation == output_pair.student.activation
     return tuple(output_pair.student)
@@ -102,7 +104,7 @@ ENDS = {
     "one sigmoid unit": (lambda: chain(dense(1, "sigmoid")), SIGMOID),
     "sigmoid units": (lambda: chain(dense(3, "sigmoid")), SIGMOID),
     "sigmoid operation": (lambda: functional(dense(), ops.sigmoid), SIGMOID),
-    "one logit": (lambda: chain(dense(1)), UNIT_LOGIT),
+    "one logit": (lambda: chain(dense(1)), NUMBER),
     "logits": (lambda: chain(dense()), LOGITS),
     "normalised logits": (lambda: chain(dense(), layers.BatchNormalization()), LOGITS),
     "pooled logits": (
@@ -205,9 +207,9 @@ def test_the_from_logits_of_a_subclassed_network_holds(from_logits):
 
 def test_teacher_and_student_are_each_read_in_their_own_way():
     student, teachers = chain(dense()), [chain(dense(3, "softmax")), chain(dense())]
-    [output_pair] = pair_outputs(
+    [output_pair] = OutputMatcher(
         *(teachers, student, graph.get_inputs(student)), "auto", "auto", "auto"
-    )
+    ).pair()
     assert tuple(output_pair.student) == LOGITS
     assert [tuple(member) for member in output_pair.members] == [SOFTMAX, LOGITS]
 
@@ -222,7 +224,8 @@ def test_several_outputs_are_read_one_by_one():
     }
     network = keras.Model(inputs, outputs)
     wanted = {"both": "auto", "kind": "sigmoid", "left": None, "tags": "auto"}
-    output_pairs = pair_outputs([network], network, inputs, wanted, "auto", "auto")
+    matcher = OutputMatcher([network], network, inputs, wanted, "auto", "auto")
+    output_pairs = matcher.pair()
     read = [output_pair and tuple(output_pair.student) for output_pair in output_pairs]
     assert read == [SOFTMAX, UNIT_LOGIT, None, SIGMOID]
     assert activations.output_activations(network) == [

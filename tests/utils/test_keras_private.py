@@ -32,6 +32,19 @@ def test_a_layers_mask_is_read():
     assert keras_private.get_mask(tf.zeros((1, 3, 2))) is None
 
 
+@pytest.mark.parametrize(
+    ("loss", "argument"),
+    [(keras.losses.Huber(0.5), "delta"), (keras.losses.CosineSimilarity(0), "axis")],
+)
+def test_a_loss_is_serialised_with_all_of_its_arguments(loss, argument):
+    message = "Keras serialises it whole: `serialize_loss` is no longer needed."
+    assert argument not in loss.get_config(), message
+    config = keras_private.serialize_loss(loss)
+    loaded = keras.saving.deserialize_keras_object(config)
+    y, predicted = np.array([[0.0, 3.0]]), np.array([[1.0, 1.0]])
+    np.testing.assert_array_equal(loaded(y, predicted), loss(y, predicted))
+
+
 def test_masks_are_still_private():
     assert not hasattr(keras.utils, "get_keras_mask"), "Use it in place of `get_mask`."
     assert not hasattr(keras.ops, "get_keras_mask"), "Use it in place of `get_mask`."
