@@ -602,7 +602,7 @@ class Distiller(FitsOnWorkers):
         if isinstance(data, CachedInputs):
             data = (data,)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        sample_weight = self._objective.outputs.order(sample_weight)
+        y, sample_weight = self._order_labels(y, sample_weight)
         if isinstance(x, CachedInputs):
             teacher_outputs = self.lookup_teacher_outputs(x)
         else:
@@ -610,6 +610,11 @@ class Distiller(FitsOnWorkers):
                 x, self.stage, self._active_pairs()
             )
         return unwrap_inputs(x), y, sample_weight, teacher_outputs
+
+    def _order_labels(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Return labels and weights that are given by name in the outputs' order."""
+        outputs = self._objective.outputs
+        return outputs.order(y, "y"), outputs.order(sample_weight, "sample_weight")
 
     def _evaluate(
         self, x: Any, y: Any, sample_weight: Any, teacher_outputs: Any, training: bool
@@ -753,6 +758,7 @@ class Distiller(FitsOnWorkers):
         # Keras calls this once, to build the compiled loss, in every stage: also where
         # there is no label loss and there may be no labels.
         check_labels(self, y)
+        y, sample_weight = self._order_labels(y, sample_weight)
         if self.loss is None or self.stage == "hint":
             return ops.zeros(())
         loss = replicas.per_replica_loss(get_compiled_loss(self), self.loss)
@@ -784,6 +790,7 @@ class Distiller(FitsOnWorkers):
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         check_labels(self, y)
+        y, sample_weight = self._order_labels(y, sample_weight)
         # Stage "hint" has neither outputs nor labels to update the metrics with.
         if self.stage == "hint":
             return self.get_metrics_result()

@@ -170,15 +170,17 @@ class OutputMatcher:
             )
         return align_to_outputs(values, self.names, self.count, argument)
 
-    def order(self, values: Any) -> Any:
-        """Return values that are given by name as a list where the outputs are one.
+    def order(self, values: Any, argument: str) -> Any:
+        """Return what is given by name in the structure of the outputs.
 
-        Keras does so with labels and losses, but not with sample weights.
+        Keras does so with the labels of several outputs, but neither with those of a
+        single one nor with sample weights.
         """
         is_named = isinstance(values, dict) and self.names is not None
         if not is_named or isinstance(self._outputs[0], dict):
             return values
-        return self.align(values, "sample_weight")
+        flat = self.align(values, argument)
+        return flat if keras.tree.is_nested(self._outputs[0]) else flat[0]
 
     @functools.cached_property
     def _positions(self) -> list[list[int | None]]:
@@ -368,12 +370,13 @@ class OutputMatcher:
         names = self._all_names[m] or [None] * len(self._flat[m])
         if any(names[place] not in self._ignored for place in unused):
             raise ValueError(
-                f"Teacher '{self._networks[m].name}' has outputs that student "
-                f"'{self._networks[0].name}' lacks: it gives "
-                f"{graph.format_shapes(self._outputs[m])}, the student gives "
-                f"{graph.format_shapes(self._outputs[0])}. Leave them out by name, as "
-                'in activation={"classes": "auto", "auxiliary": None}, or give the '
-                "student these outputs."
+                "Teacher and student must have the same outputs; teacher "
+                f"'{self._networks[m].name}' gives "
+                f"{graph.format_shapes(self._outputs[m])}, student "
+                f"'{self._networks[0].name}' gives "
+                f"{graph.format_shapes(self._outputs[0])}. Leave out by name what the "
+                'student lacks, as in activation={"classes": "auto", "auxiliary": '
+                "None}, or give the student these outputs."
             )
 
     def _describe(self, i: int) -> str:

@@ -366,7 +366,7 @@ CONSTRUCTED = {
         *("received {'b': None}.*'a'", "for each output"),
     ),
     "no output to teach": (
-        lambda: distiller(activation=[None]),
+        lambda: distiller(activation=[None], stage="kd"),
         *(r"received \[None\]", "leaves out every output"),
     ),
     # The ensemble.

@@ -281,8 +281,8 @@ BAD = {
         *(r"gives \(None, 3\).*\(8,\).*\(8,\)", "one array for each output"),
     ),
     "named labels of the only output": (
-        *(compiled, (X, {"out": Y})),
-        *(r"gives \(None, 3\).*'out'", "one array for each output"),
+        *(compiled, (X, {"in": Y})),
+        *(r"gives \(None, 3\).*'in'", "one array for each output"),
     ),
     "a class too high in one output": (
         *(two_outputs, (X, {"a": Y, "b": Y + 1})),
