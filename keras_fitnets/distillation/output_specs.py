@@ -183,14 +183,14 @@ class OutputMatcher:
         return flat if keras.tree.is_nested(self._outputs[0]) else flat[0]
 
     @functools.cached_property
-    def _positions(self) -> list[list[int | None]]:
+    def _positions(self) -> list[list[Any]]:
         """The position of each of the student's outputs in each network, itself first.
 
         Raises:
             ValueError: if the outputs cannot be matched, or differ in shape.
         """
         student, outputs = self._networks[0], self._outputs[0]
-        positions: list[list[int | None]] = [list(range(self.count))]
+        positions: list[list[Any]] = [list(range(self.count))]
         for m, member in enumerate(self._networks[1:], start=1):
             found = match_outputs(member, self._outputs[m], student, outputs)
             self._check_same_shapes(m, found)
@@ -260,7 +260,7 @@ class OutputMatcher:
             if output.ends_in in (*_PROBABILITIES, "log_softmax")
         }
         # All networks, and the argument, must agree on one meaning.
-        kinds = set(shown.values()) | ({wanted} - {"auto"})
+        kinds: set[Any] = set(shown.values()) | ({wanted} - {"auto"})
         if len(kinds) > 1:
             raise ValueError(
                 "Soft targets need one meaning of the outputs, softmax (one class of "
@@ -299,9 +299,9 @@ class OutputMatcher:
             )
         return activation
 
-    def _get_compiled_kinds(self, i: int, units: int | None) -> set[str]:
+    def _get_compiled_kinds(self, i: int, units: int | None) -> set[Any]:
         """Return what the losses of the trained networks say of output `i`."""
-        kinds = set()
+        kinds: set[Any] = set()
         for n, network in enumerate(self._networks):
             loss, place = getattr(network, "loss", None), self._positions[n][i]
             if loss is None or place is None:
@@ -329,7 +329,7 @@ class OutputMatcher:
             }
         try:
             wanted = self.align(activation, "activation")
-            if isinstance(activation, dict) and set(activation) != set(self.names):
+            if isinstance(activation, dict) and len(activation) != self.count:
                 raise ValueError("Name every output.")
         except ValueError as error:
             raise ValueError(
@@ -367,7 +367,7 @@ class OutputMatcher:
                 "place."
             )
         unused = set(range(len(self._flat[m]))) - set(found)
-        names = self._all_names[m] or [None] * len(self._flat[m])
+        names: list[Any] = self._all_names[m] or [None] * len(self._flat[m])
         if any(names[place] not in self._ignored for place in unused):
             raise ValueError(
                 "Teacher and student must have the same outputs; teacher "

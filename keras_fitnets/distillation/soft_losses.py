@@ -91,7 +91,9 @@ def check_soft_loss(own: Any, output_pair: OutputPair, shape: Any) -> None:
     logits = keras.KerasTensor(shape, "float32")
     name = getattr(own, "__name__", type(own).__name__)
     # Called on symbolic tensors inside a Lambda layer, the loss shows its shape.
-    probe = keras.layers.Lambda(lambda pair: _call_own(own, *pair, ops.ones(())))
+    probe = keras.layers.Lambda(
+        lambda pair: _call_own(own, pair[0], pair[1], ops.ones(()))
+    )
     try:
         values = probe([logits, logits])
     except (TypeError, ValueError, NotImplementedError) as error:
