@@ -16,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks import publish
 
 NEW = Path(__file__).parents[1]
 # Each benchmark with its options, and the time by which its others are divided.
 BENCHMARKS = {
-    "step": (["--pair", "maxout", "--repeats", "15"], "student"),
+    "step": (["--pair", "maxout", "--repeats", "5"], "student"),
     "cache": (["--batches", "24", "--repeats", "3"], "student"),
     "overhead": (["--repeats", "5"], "epoch, 1 a call, student"),
     "memory": (["--processes", "1"], None),
@@ -59,22 +60,39 @@ def find_peaks(megabytes: dict) -> Iterator[tuple[str, float]]:
                 yield f"peak MB, {pair}, {variant}", found["peak"]
 
 
-def main(old: Path, rounds: int, only: list[str]) -> dict:
-    """Compare this checkout with an old one, round after round."""
+def main(old: Path, rounds: int, only: list[str], path: Path | None) -> dict:
+    """Compare this checkout with an old one, round after round.
+
+    Args:
+        old: the other checkout.
+        rounds: how often each benchmark is run in each checkout.
+        only: the names of the benchmarks.
+        path: a file that takes what each run measured; the runs that it holds already
+            are not made again, so that an interrupted comparison goes on.
+    """
     trees = {"old": old.resolve(), "new": NEW}
-    result: dict[str, dict] = {}
+    raw: dict[str, Any] = {}
+    if path is not None and path.exists():
+        raw = json.loads(path.read_text()).get("runs", {})
     for name in only:
-        measured: dict[str, list[dict[str, float]]] = {"old": [], "new": []}
+        measured = raw.setdefault(name, {"old": [], "new": []})
         # Each goes first in every other round: what comes second finds a warm disk.
         for turn, which in itertools.product(range(rounds), ("old", "new")):
             side = which if turn % 2 == 0 else {"old": "new", "new": "old"}[which]
+            if len(measured[side]) > turn:
+                continue
             measured[side].append(measure(trees[side], name))
+            if path is not None:
+                path.write_text(json.dumps({"runs": raw}, indent=1))
             print(f"{name}, round {turn + 1} of {rounds}: {side}", file=sys.stderr)
-        result[name] = {
-            key: summarize([[one[key] for one in measured[side]] for side in trees])
-            for key in measured["old"][0].keys() & measured["new"][0].keys()
+    ratios = {
+        name: {
+            key: summarize([[one[key] for one in raw[name][side]] for side in trees])
+            for key in raw[name]["old"][0].keys() & raw[name]["new"][0].keys()
         }
-    return {"new / old": result}
+        for name in only
+    }
+    return {"new / old": ratios, "runs": raw}
 
 
 def summarize(values: list[list[float]]) -> dict[str, float]:
@@ -92,10 +110,11 @@ if __name__ == "__main__":
     parser.add_argument("old", type=Path, help="the other checkout")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=[*BENCHMARKS])
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument(
+        "--json", type=Path, help="also write to this file, and go on from it"
+    )
     arguments = parser.parse_args()
+    result = main(arguments.old, arguments.rounds, arguments.only, arguments.json)
     # The path of a checkout is nobody else's business.
     command = f"python -m benchmarks.trees OLD --rounds {arguments.rounds}"
-    publish(
-        command, main(arguments.old, arguments.rounds, arguments.only), arguments.json
-    )
+    publish(command, result, arguments.json)

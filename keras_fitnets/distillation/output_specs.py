@@ -271,9 +271,10 @@ class OutputMatcher:
         # Only a softmax or sigmoid at the end tells the meaning. A linear end fits
         # classes and numbers; then the loss says it, else that of a trained network.
         if not kinds:
-            kinds = {describe_loss(loss, units).activation} - {None}
+            kinds.add(describe_loss(loss, units).activation)
+            kinds.discard(None)
         if not kinds:
-            kinds = self._get_compiled_kinds(i, units)
+            kinds.update(self._get_compiled_kinds(i, units))
         if len(kinds) > 1:
             raise ValueError(
                 f"The losses that the networks were compiled with say of "
