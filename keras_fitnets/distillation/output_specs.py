@@ -286,7 +286,7 @@ class OutputMatcher:
         elif self.soft_losses[i] is not None:
             # The user's own loss is given the outputs as they are.
             activation = "linear"
-        elif loss is None and units != 1:
+        elif loss is None and units != 1 and (is_compiled or _are_logits(outputs)):
             # Several units and no loss anywhere: classes, as in the paper.
             activation = "softmax"
             if is_compiled:
@@ -409,6 +409,17 @@ def check_from_logits(from_logits: Any) -> Any:
             f'`from_logits` must be True, False or "auto"; received {from_logits!r}.'
         )
     return from_logits
+
+
+def _are_logits(outputs: Sequence["_Output"]) -> bool:
+    """Whether every network's end, or an argument, tells logits or probabilities.
+
+    Another end, such as a ReLU, may yet be that of a regression: its loss will tell.
+    """
+    return all(
+        output.ends_in in _LOGITS or output.from_logits_argument != "auto"
+        for output in outputs
+    )
 
 
 @functools.cache

@@ -313,14 +313,6 @@ CONSTRUCTED = {
         *(r"'flat' has 1 layer\(s\)", "needs a network with hidden layers"),
     ),
     # The outputs.
-    "outputs of a relu": (
-        lambda: ending("relu"),
-        *("'student'.*ends in relu", "`from_logits=True` or `False`"),
-    ),
-    "outputs of a tanh": (
-        lambda: distiller(net("teacher", 8, end="tanh")),
-        *("'teacher'.*ends in tanh", "keras_fitnets.Teacher"),
-    ),
     "logits of a softmax network": (
         lambda: ending("softmax", from_logits=True),
         *("'student' ends in softmax.*from_logits=True", 'Leave it at "auto"'),
@@ -334,12 +326,6 @@ CONSTRUCTED = {
     "logits in words": (
         lambda: distiller(from_logits="yes"),
         *("`from_logits`.*received 'yes'", 'True, False or "auto"'),
-    ),
-    "logits of a subclassed network": (
-        lambda: distiller(
-            networks.sequential(8, "teacher"), networks.Subclassed(2), hints=None
-        ),
-        *("'subclassed'.*it ends in code", "`from_logits=True` or `False`"),
     ),
     "a softmax over one unit": (
         lambda: ending("softmax", units=1),
@@ -546,6 +532,22 @@ SAY_LOGITS = r"from_logits=True\)"
 # The Distiller, what is done with it, and as above.
 TRAINED = {
     "not compiled": (distiller, fit(), "compile", r"call `compile\(\)` before"),
+    "outputs of a relu": (
+        lambda: compiled(made=ending("relu")),
+        *(fit(), "'student'.*ends in relu", "`from_logits=True` or `False`"),
+    ),
+    "outputs of a tanh": (
+        lambda: compiled(made=distiller(net("teacher", 8, end="tanh"))),
+        *(fit(), "'teacher'.*ends in tanh", "keras_fitnets.Teacher"),
+    ),
+    "logits of a subclassed network": (
+        lambda: compiled(
+            made=distiller(
+                networks.sequential(8, "teacher"), networks.Subclassed(2), hints=None
+            )
+        ),
+        *(fit(), "'subclassed'.*it ends in code", "`from_logits=True` or `False`"),
+    ),
     "no labels in kd": (
         lambda: compiled(stage="kd"),
         *(fit(y=None), 'Stage "kd" needs labels', NO_LABELS),

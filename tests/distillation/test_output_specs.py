@@ -40,7 +40,7 @@ def read(network, from_logits="auto", activation="auto"):
     [output_pair] = OutputMatcher(
         *([network], network, graph.get_inputs(network)),
         *(activation, from_logits, from_logits),
-    ).pair()
+    ).pair(is_compiled=True)
     assert output_pair.members == (output_pair.student,)
     assert output_pair.activation == output_pair.student.activation
     return tuple(output_pair.student)

@@ -91,6 +91,16 @@ def test_a_regression_loss_makes_the_soft_term_a_squared_difference(units, loss)
     np.testing.assert_allclose(logs["kd_loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("end", ["relu", "tanh", "softplus"])
+def test_a_regression_may_end_in_any_function(end):
+    teacher, student = one(2, end=end), one(2, 2, end=end)
+    logs = logs_of(compiled(teacher, student, "mse"), np.zeros((12, 2)))
+    expected = np.mean((out(teacher) - out(student)) ** 2)
+    np.testing.assert_allclose(logs["kd_loss"], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="logits or probabilities"):
+        compiled(teacher, student).fit(X, verbose=0)
+
+
 def test_an_error_of_a_thousand_is_no_perfect_regression():
     teacher = one(4)
     student = keras.models.clone_model(teacher)
