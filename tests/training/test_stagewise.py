@@ -1,5 +1,7 @@
 """Stage 1, then stage 2: what each trains, ends on, and goes on from."""
 
+import shutil
+
 import keras
 import networks
 import numpy as np
@@ -25,8 +27,13 @@ def net(name, width, deeper=0, dropout=0.0, seed=0):
     return tiny.redrawn(keras.Model(inputs, x, name=name), seed)
 
 
+def momentum():
+    """An optimizer with a state, at a fraction of the operations of Adam."""
+    return keras.optimizers.SGD(0.01, momentum=0.9)
+
+
 def distiller(
-    optimizer="adam",
+    optimizer=None,
     hints=BOTH,
     student=None,
     teacher=None,
@@ -42,7 +49,7 @@ def distiller(
         tiny.redrawn(regressor, seed=2)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     made.compile(
-        *(optimizer, loss if labels else None),
+        *(optimizer or momentum(), loss if labels else None),
         metrics=["accuracy"] if labels else None,
         run_eagerly=eager,
     )
@@ -54,7 +61,7 @@ VALIDATION = tiny.data(samples=24)
 
 
 def train(model, hint_epochs=2, kd_epochs=2, x=X, y=Y, **options):
-    arrays = {"batch_size": 4, "validation_batch_size": len(VALIDATION[0])}
+    arrays = {"batch_size": len(X), "validation_batch_size": len(VALIDATION[0])}
     arrays = {} if isinstance(x, tf.data.Dataset) else arrays
     settings = {"verbose": 0, "shuffle": False, **arrays, **options}
     return kf.fit_stagewise(model, x, y, hint_epochs, kd_epochs, **settings)
@@ -174,7 +181,7 @@ def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
     model, note = distiller(compiled), Note()
     plateau = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 0, min_delta=1e9)
     stages = [kf.Stage("hint", 3, callbacks=[plateau]), kf.Stage("kd", 1)]
-    history = train_stages(model, stages, callbacks=[note])
+    history = train_stages(model, stages, callbacks=[note], batch_size=4)
     # The callback did lower it in stage 1, from the second epoch on.
     np.testing.assert_allclose(
         history.hint.history["learning_rate"], [0.01, 0.01, 0.005]
@@ -194,7 +201,7 @@ def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
 
 
 def test_a_schedule_of_the_learning_rate_starts_anew_in_each_stage():
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, 4)
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 2)
     model, note = distiller(keras.optimizers.SGD(schedule)), Note()
     history = train(model, 2, 2, callbacks=[note, LearningRate()])
     for logs in history:
@@ -231,7 +238,7 @@ def test_a_second_call_has_the_compiled_optimizer_again():
 
 
 def test_stage_1_ends_on_its_best_weights():
-    options = {"validation_data": VALIDATION, "batch_size": 8}
+    options = {"validation_data": VALIDATION}
     hint = kf.Stage("hint", 5, callbacks=[Redraw()])
     model = distiller(still())
     losses = train_stages(model, [hint], **options).hint.history["val_hint_loss"]
@@ -262,7 +269,6 @@ def test_stage_2_ends_on_the_best_weights_by_the_monitor(case):
         *(model, 0, 5),
         validation_data=VALIDATION,
         callbacks=[Redraw()],
-        batch_size=8,
         **options,
     )
     best = int(judge(history.kd.history[monitor]))
@@ -282,7 +288,6 @@ def test_patience_stops_each_stage():
         *(distiller(still()), stages),
         validation_data=VALIDATION,
         callbacks=[Redraw()],
-        batch_size=8,
     )
     for logs, monitor, patience in [
         (history.hint, "val_hint_loss", 2),
@@ -321,7 +326,7 @@ def test_callbacks_for_one_stage_alone():
 def test_without_hint_epochs_it_is_distillation_alone():
     model, plain = distiller(), distiller(stage="kd")
     history = train(model, 0, 2)
-    logs = plain.fit(X, Y, epochs=2, batch_size=4, verbose=0, shuffle=False)
+    logs = plain.fit(X, Y, epochs=2, batch_size=len(X), verbose=0, shuffle=False)
     assert history.hint.history == {} and history.hint.epoch == []
     assert history.kd.history == logs.history
     assert_same(model.get_weights(), plain.get_weights())
@@ -338,7 +343,7 @@ def test_stage_2_can_be_joint():
 def test_a_dataset_trains_as_arrays_do():
     arrays, dataset = distiller(), distiller()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    one = train(arrays, validation_data=(X, Y))
+    one = train(arrays, validation_data=(X, Y), batch_size=4)
     other = train(dataset, x=data, y=None, validation_data=data)
     assert_same(arrays.get_weights(), dataset.get_weights())
     assert one.kd.history["loss"] == other.kd.history["loss"]
@@ -410,6 +415,7 @@ def run(model, directory, interrupt=None, **options):
     settings = {
         "checkpoint_dir": directory,
         "validation_data": VALIDATION,
+        "batch_size": 4,
         "callbacks": [
             interrupt or Interrupt(),
             kf.LambdaAnnealing(4.0, 1.0, epochs=3),
@@ -458,33 +464,33 @@ INTERRUPTED = {
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     keras.utils.set_random_seed(0)
-    model = distiller()
-    history = run(model, tmp_path_factory.mktemp("whole"))
+    model, directory = distiller(), tmp_path_factory.mktemp("whole")
+    history = run(model, directory)
     # The first epoch is the best one, so that a resumed run needs its weights.
     assert np.argmin(history.hint.history["val_hint_loss"]) == 0
     assert np.argmin(history.kd.history["val_label_loss"]) == 0
-    return outcome(model, history)
+    return directory, outcome(model, history)
 
 
-@pytest.mark.parametrize("case", INTERRUPTED)
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted, case):
-    with pytest.raises(KeyboardInterrupt):
-        run(distiller(), tmp_path, Interrupt(*INTERRUPTED[case]))
-    # As in a new process, but from another start: the checkpoint holds it all.
-    model = distiller(student=net("student", 3, seed=7))
-    for regressor in model.regressors:
-        tiny.redrawn(regressor, seed=7)
-    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted)
-
-
-@pytest.mark.parametrize("case", ["in stage 1", "in stage 2"])
-def test_the_same_distiller_goes_on_after_an_interruption(
-    tmp_path, uninterrupted, case
-):
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
+    """One run is interrupted at each of these moments, and goes on each time."""
     model = distiller()
-    with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path, Interrupt(*INTERRUPTED[case]))
-    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted)
+    for seed, case in enumerate(INTERRUPTED.values(), 7):
+        with pytest.raises(KeyboardInterrupt):
+            run(model, tmp_path, Interrupt(*case))
+        # As in a new process, but from another start: the checkpoint holds it all.
+        model = distiller(student=net("student", 3, seed=seed))
+        for regressor in model.regressors:
+            tiny.redrawn(regressor, seed)
+    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted[1])
+
+
+def test_the_same_distiller_goes_on_after_an_interruption(tmp_path, uninterrupted):
+    model = distiller()
+    for case in ("in stage 1", "in stage 2"):
+        with pytest.raises(KeyboardInterrupt):
+            run(model, tmp_path, Interrupt(*INTERRUPTED[case]))
+    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted[1])
 
 
 def three_stages():
@@ -499,6 +505,7 @@ def three_stages():
 def run_three(directory, interrupt=None):
     model = distiller()
     settings = {"validation_data": VALIDATION, "checkpoint_dir": directory}
+    settings["batch_size"] = 4
     callbacks = [interrupt or Interrupt(), DisturbLater()]
     history = train_stages(model, three_stages(), callbacks=callbacks, **settings)
     return model, history
@@ -530,15 +537,23 @@ INTERRUPTED_OF_THREE = {
 }
 
 
-@pytest.mark.parametrize("case", INTERRUPTED_OF_THREE)
-def test_each_of_three_stages_goes_on_bit_for_bit(tmp_path, three, case):
-    with pytest.raises(KeyboardInterrupt):
-        run_three(tmp_path, Interrupt(*INTERRUPTED_OF_THREE[case]))
+def test_each_of_three_stages_goes_on_bit_for_bit(tmp_path, three):
+    """One run is interrupted in each of them, and goes on each time."""
+    for case in INTERRUPTED_OF_THREE.values():
+        with pytest.raises(KeyboardInterrupt):
+            run_three(tmp_path, Interrupt(*case))
     # The second model drew other regressors, which the checkpoint replaced.
     assert_same_outcome(outcome(*run_three(tmp_path)), three)
 
 
 HINT, KD, JOINT = kf.Stage("hint", 1), kf.Stage("kd", 1), kf.Stage("joint", 1)
+
+
+@pytest.fixture(scope="module")
+def finished_list(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("list")
+    train_stages(distiller(), [HINT, KD], checkpoint_dir=directory)
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -554,18 +569,17 @@ HINT, KD, JOINT = kf.Stage("hint", 1), kf.Stage("kd", 1), kf.Stage("joint", 1)
             "stage_2.*its earlier stages at position 0 is hint for 1 epochs, now it is "
             "hint for 0 epochs",
         ),
-        ([kf.Stage("hint", 1, optimizer="sgd"), KD], "stage_1.*its optimizer is Adam"),
+        ([kf.Stage("hint", 1, optimizer="adam"), KD], "stage_1.*its optimizer is SGD"),
     ],
 )
-def test_the_checkpoint_of_other_stages_is_refused(tmp_path, stages, named):
-    train_stages(distiller(), [HINT, KD], checkpoint_dir=tmp_path)
+def test_the_checkpoint_of_other_stages_is_refused(finished_list, stages, named):
     with pytest.raises(ValueError, match=named):
-        train_stages(distiller(), stages, checkpoint_dir=tmp_path)
+        train_stages(distiller(), stages, checkpoint_dir=finished_list)
 
 
-def test_a_stage_more_goes_on_from_a_finished_run(tmp_path):
+def test_a_stage_more_goes_on_from_a_finished_run(tmp_path, finished_list):
     note = Interrupt()
-    train_stages(distiller(), [HINT, KD], checkpoint_dir=tmp_path)
+    shutil.copytree(finished_list, tmp_path, dirs_exist_ok=True)
     options = {"callbacks": [note], "checkpoint_dir": tmp_path}
     history = train_stages(distiller(), [HINT, KD, JOINT], **options)
     assert note.stages == ["joint"]
@@ -602,8 +616,7 @@ def test_a_stage_ends_on_the_best_by_its_own_monitor():
     model = distiller(still())
     kd = {"callbacks": [Redraw()], "monitor": "val_accuracy", "mode": "min"}
     stages = [HINT, kf.Stage("kd", 5, **kd)]
-    options = {"validation_data": VALIDATION, "batch_size": 8}
-    history = train_stages(model, stages, **options)
+    history = train_stages(model, stages, validation_data=VALIDATION)
     best = int(np.argmin(history.kd.history["val_accuracy"]))
     assert best != 4
     assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
@@ -647,7 +660,8 @@ def test_callbacks_of_earlier_versions_are_for_one_stage_alone(kind):
 def test_dropout_goes_on_bit_for_bit(tmp_path):
     def dropping():
         keras.utils.set_random_seed(0)
-        return distiller(student=net("student", 3, dropout=0.5, seed=1))
+        student = net("student", 3, dropout=0.5, seed=1)
+        return distiller("adam", student=student)
 
     whole = dropping()
     expected = outcome(whole, train(whole, 1, 3, checkpoint_dir=tmp_path / "whole"))
@@ -658,11 +672,10 @@ def test_dropout_goes_on_bit_for_bit(tmp_path):
     assert_same_outcome(outcome(model, train(model, 1, 3, **options)), expected)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = distiller()
-    expected = outcome(first, run(first, tmp_path))
+def test_a_finished_run_is_not_trained_again(uninterrupted):
+    directory, expected = uninterrupted
     model, note = distiller(student=net("student", 3, seed=7)), Interrupt()
-    history = run(model, tmp_path, note)
+    history = run(model, directory, note)
     assert note.stages == []
     assert_same_outcome(outcome(model, history), expected)
 
@@ -673,8 +686,8 @@ def bytes_in(directory):
 
 def test_the_teacher_is_in_no_checkpoint(tmp_path):
     hints, sizes, weights = [("first", "first")], [], []
-    for deeper in (0, 100):
-        teacher = net("teacher", 20, deeper)
+    for deeper in (0, 3):
+        teacher = net("teacher", 100, deeper)
         directory = tmp_path / f"{deeper:03}"
         model = distiller(hints=hints, teacher=teacher)
         train(model, 1, 1, checkpoint_dir=directory)
@@ -695,7 +708,7 @@ OTHERS = {
     "deeper student": ({"student": net("student", 3, deeper=1)}, "weights"),
     "teacher": ({"teacher": net("teacher", 5, deeper=1)}, "teacher"),
     "temperature": ({"temperature": 2.0}, "temperature"),
-    "optimizer": ({"optimizer": "sgd"}, "optimizer"),
+    "optimizer": ({"optimizer": "adam"}, "optimizer"),
 }
 
 
@@ -768,13 +781,12 @@ def known(callback):
     ]
 
 
-@pytest.mark.parametrize("case", INTERRUPTED)
-def test_callbacks_go_on_with_what_they_knew(tmp_path, case):
-    """Plateaus, early stops and counters as if there had been no interruption."""
+def test_callbacks_go_on_with_what_they_knew(tmp_path):
+    """Plateaus, early stops and counters as if there had been no interruptions."""
     outcomes = []
-    for interrupt in (None, Interrupt(*INTERRUPTED[case])):
-        directory = tmp_path / str(interrupt is None)
-        for stop in [interrupt, None] if interrupt else [None]:
+    for cases in ([], INTERRUPTED.values()):
+        directory = tmp_path / str(len(cases))
+        for stop in [*(Interrupt(*case) for case in cases), None]:
             remember, model = Remember(), distiller()
             plateau = keras.callbacks.ReduceLROnPlateau(
                 "val_label_loss", 0.5, patience=1, mode="min", min_delta=10.0
@@ -783,6 +795,7 @@ def test_callbacks_go_on_with_what_they_knew(tmp_path, case):
                 "checkpoint_dir": directory,
                 "validation_data": VALIDATION,
                 "callbacks": [stop or Interrupt(), remember],
+                "batch_size": 4,
             }
             stages = [kf.Stage("hint", 3), kf.Stage("kd", 4, callbacks=[plateau])]
             if stop:
