@@ -181,6 +181,33 @@ class HintRegressor(keras.layers.Layer):
             inputs = step(inputs)
         return inputs
 
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return which steps of the prediction count.
+
+        A step does if any of the guided steps that it is made of does. A flat hint has
+        no steps, and no mask.
+        """
+        guided = tuple(inputs.shape)[1:]
+        has_steps = min(len(guided), len(self.target_shape)) > 1
+        formats = {self.data_format, self.target_data_format}
+        if previous_mask is None or not has_steps or "channels_first" in formats:
+            return None
+        steps, target_steps = guided[0], self.target_shape[0]
+        # Steps of unknown number are the same in both.
+        if steps == target_steps or None in (steps, target_steps):
+            return previous_mask
+        if len(previous_mask.shape) != 2 or not self._is_conv(guided):
+            return None
+        mask = ops.cast(ops.expand_dims(previous_mask, -1), "float32")
+        kernel = abs(steps - target_steps) + 1
+        if steps < target_steps:
+            # A transposed convolution spreads each step over as many as its kernel has.
+            mask = ops.pad(mask, [(0, 0), (kernel - 1, kernel - 1), (0, 0)])
+        pooled = ops.max_pool(
+            mask, kernel, strides=1, padding="valid", data_format="channels_last"
+        )
+        return ops.squeeze(pooled, -1) > 0
+
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (input_shape[0], *self.target_shape)
 

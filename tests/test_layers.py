@@ -495,3 +495,31 @@ def test_shapes_that_cannot_meet_raise_when_built_and_name_both(guided, hint, op
         kf.HintRegressor(hint, **options).build((None, *guided))
     assert str(guided) in str(error.value)
     assert str(hint) in str(error.value)
+
+
+@pytest.mark.parametrize(("steps", "target"), [(6, 6), (6, 4), (4, 6)])
+def test_a_regressed_step_counts_if_a_step_does_that_it_is_made_of(steps, target):
+    regressor = kf.HintRegressor((target, 3))
+    regressor.build((None, steps, 2))
+    rng = np.random.default_rng(0)
+    mask = rng.random((20, steps)) < 0.3
+    found = np.asarray(regressor.compute_mask(np.zeros((20, steps, 2)), mask))
+    # A step is made of another if a change of the one changes the other.
+    regressor.set_weights([np.ones(w.shape) for w in regressor.get_weights()])
+    zeros = np.zeros((1, steps, 2), "float32")
+    for row, counts in zip(mask, found, strict=True):
+        expected = np.zeros(target, bool)
+        for step in np.flatnonzero(row):
+            changed = zeros.copy()
+            changed[0, step] = 1
+            difference = np.asarray(regressor(changed)) - np.asarray(regressor(zeros))
+            expected |= np.any(difference[0] != 0, axis=-1)
+        np.testing.assert_array_equal(counts, expected)
+
+
+def test_a_flat_hint_has_no_mask():
+    regressor = kf.HintRegressor((3,))
+    regressor.build((None, 6, 2))
+    mask = np.ones((4, 6), bool)
+    assert regressor.compute_mask(np.zeros((4, 6, 2)), mask) is None
+    assert kf.HintRegressor((6, 3)).compute_mask(np.zeros((4, 6, 2)), None) is None

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
+from keras_fitnets.distillation.teacher_outputs import find_cached
 from keras_fitnets.inspection import graph
 
 # TensorFlow cannot hold more than 2 GB of constants in a graph.
@@ -78,6 +79,18 @@ class TeacherPass:
             [name, tensor.dtype.as_numpy_dtype().dtype.str, tensor.shape[1:].as_list()]
             for name, tensor in traced.items()
         ]
+
+    def rename(self, column: str) -> str:
+        """Return the name that a column of a cache has in this process."""
+        fingerprint, _, what = column.partition(" ")
+        is_mask = what.startswith("mask ")
+        wanted = what.replace("mask ", "hint ", 1) if is_mask else what
+        known = [name for network, name in self.keys if network == fingerprint]
+        found = find_cached(wanted, known)
+        if found is None:
+            return column
+        found = found.replace("hint ", "mask ", 1) if is_mask else found
+        return f"{fingerprint} {found}"
 
     def rounding_report(self) -> list[str]:
         """Return what storing the hints has changed, in units of the hint loss."""

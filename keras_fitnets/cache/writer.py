@@ -59,6 +59,11 @@ class CacheWriter:
                 f"Another version of keras_fitnets has made it, in the format "
                 f"{manifest.get('format')}; this one reads {FORMAT}."
             )
+        # Keras may have given the teacher's layers other names in this process.
+        manifest["columns"] = [
+            [self._teacher_pass.rename(name), dtype, shape]
+            for name, dtype, shape in manifest["columns"]
+        ]
         store = ColumnStore(self.directory, manifest)
         if not store.num_bytes():
             # Whoever began it was killed, or met an error, before there were outputs.

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
+from keras_fitnets.distillation.teacher_outputs import find_cached
 
 # A teacher output: the fingerprint of its network, and its name.
 Key = tuple[str, str]
@@ -243,4 +244,5 @@ def is_among(column: str, keys: Collection[Key]) -> bool:
     fingerprint, _, name = column.partition(" ")
     if name.startswith("mask "):
         name = name.replace("mask ", "hint ", 1)
-    return (fingerprint, name) in keys
+    of_network = [what for network, what in keys if network == fingerprint]
+    return find_cached(name, of_network) is not None

@@ -24,6 +24,7 @@ from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.finite_guard import FiniteGuard
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
+from keras_fitnets.distillation.hints import serialize_hint
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distillation.objective import Objective
 from keras_fitnets.distillation.output_names import align_to_outputs
@@ -342,6 +343,7 @@ class Distiller(FitsOnWorkers):
         # Stage "hint" looks at no output, so that only here they must agree.
         if value != "hint":
             self._check_outputs(value)
+        self._objective.check_augmentation(value)
         self._stage = value
         self._retrace_steps()
 
@@ -651,6 +653,7 @@ class Distiller(FitsOnWorkers):
                     ops.convert_to_tensor(self._temperature),
                     sample_weight,
                     self._get_output_weights(),
+                    x,
                 )
                 weight = self._lambda
             else:
@@ -827,7 +830,11 @@ class Distiller(FitsOnWorkers):
         return {
             "teacher": serialize(self.teacher),
             "student": serialize(self.student),
-            "hints": [serialize(hint) for hint in self.hints] or None,
+            "hints": [
+                serialize_hint(hint, self.teacher.models, self.student)
+                for hint in self.hints
+            ]
+            or None,
             "temperature": self.temperature,
             "lambda_": self.lambda_,
             "stage": self.stage,

@@ -22,7 +22,6 @@ from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.utils.checks import check_integer
-from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.tensors import upcast_to_float32
 
 
@@ -119,10 +118,12 @@ class StudentEvaluator:
             logits = _map_present(np.asarray, outputs.logits)
             hints = _map_present(np.asarray, outputs.hints)
             self.teacher_outputs.append(TeacherOutputs(logits, hints))
-        # What R² divides by. It depends on the teacher alone.
+        # What R² divides by. It depends on the teacher alone, unless the student has a
+        # mask. A hint and a prediction of different shapes have no R².
         self._variances = {
             i: _total_variance([outputs.hints[i] for outputs in self.teacher_outputs])
             for i in self._active
+            if distiller.objective.can_compare[i]
         }
         # Numbers of a regression have no class to agree on.
         self._output_variances = {
@@ -145,18 +146,26 @@ class StudentEvaluator:
         """Return R² of each pair, and the agreement on each output, by their logs.
 
         R² is `1 - Σ ‖u_h - r(v_g)‖² / Σ ‖u_h - mean(u_h)‖²`, with sums over the samples
-        and those of their steps that the hint's mask leaves. The agreement is the
-        fraction of the samples for which teacher and student choose the same class. An
-        output of numbers has an R² in its place.
+        and those of their steps that the masks of hint and guided layer leave. The
+        agreement is the fraction of the samples for which teacher and student choose
+        the same class. An output of numbers has an R² in its place.
         """
-        squared_errors = dict.fromkeys(self._active, 0.0)
+        squared_errors = dict.fromkeys(self._variances, 0.0)
         output_errors = dict.fromkeys(self._output_variances, 0.0)
+        # The hints with the masks of both sides, where the student has one.
+        masked: dict[int, list[tuple[Any, Any]]] = {}
         # For each output how often the choices are the same, and out of how many.
         agreed: dict[int, Any] = {}
         for batch, outputs in zip(self._data, self.teacher_outputs, strict=True):
             student_logits, regressed = _map_present(np.asarray, self._student(batch))
-            for i, prediction in zip(self._active, regressed, strict=True):
+            for i, (prediction, own_mask) in zip(self._active, regressed, strict=True):
+                if i not in self._variances:
+                    continue
                 hint, mask = outputs.hints[i]
+                self._check_same_shape(i, hint, prediction)
+                if own_mask is not None:
+                    mask = _intersect(mask, own_mask)
+                    masked.setdefault(i, []).append((hint, mask))
                 # Sums over thousands of samples lose digits in float32.
                 error = np.subtract(hint, prediction, dtype="float64")
                 squared_errors[i] += np.sum(_apply_mask(error, mask)[0] ** 2)
@@ -174,13 +183,17 @@ class StudentEvaluator:
                 )
                 same, counted = _apply_mask(is_same, mask)
                 agreed[i] = agreed.get(i, 0) + np.array([same.sum(), counted.sum()])
+        variances = {
+            i: _total_variance(masked[i]) if i in masked else variance
+            for i, variance in self._variances.items()
+        }
         num_pairs = len(self._distiller.hints)
         num_outputs = self._distiller.objective.outputs.count
         return {
             **{
                 _name_log("hint_r2", i, num_pairs): 1
                 - divide_or_nan(squared_errors[i], variance)
-                for i, variance in self._variances.items()
+                for i, variance in variances.items()
             },
             **{
                 _name_log("agreement", i, num_outputs): divide_or_nan(same, counted)
@@ -193,8 +206,17 @@ class StudentEvaluator:
             },
         }
 
-    def predict_hints(self, batch: Any) -> list[Any]:
-        """Return the regressed guided layer of each pair for a batch of the data."""
+    def _check_same_shape(self, i: int, hint: Any, prediction: Any) -> None:
+        """Raise if NumPy would broadcast one of them, of a size unknown until now."""
+        if hint.shape != prediction.shape:
+            raise ValueError(
+                f"{self._distiller.hints[i]} compares a hint of shape {hint.shape} "
+                f"with a prediction of shape {prediction.shape}: teacher and student "
+                "reduce the size of these inputs differently. Let their strides agree."
+            )
+
+    def predict_hints(self, batch: Any) -> list[tuple[Any, Any]]:
+        """Return each pair's regressed guided layer, and its mask, for a batch."""
         return _map_present(np.asarray, self._student(batch)[1])
 
     def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
@@ -214,6 +236,7 @@ class StudentEvaluator:
         generator, is dropped.
         """
         run_student = self._distiller.objective.run_student
+        mask_output = self._distiller.objective.mask_output
         # Within the scope Keras collects assignments instead of making them.
         with keras.StatelessScope():
             outputs, regressed = run_student(
@@ -221,10 +244,10 @@ class StudentEvaluator:
             )
         flat = keras.tree.flatten(outputs)
         logits = {
-            i: (output_pair.student.logits(flat[i]), get_mask(flat[i]))
+            i: (output_pair.student.logits(flat[i]), mask_output(i, flat[i], x))
             for i, output_pair in self._output_pairs.items()
         }
-        return logits, [upcast_to_float32(tensor) for tensor in regressed]
+        return logits, [(upcast_to_float32(tensor), mask) for tensor, mask in regressed]
 
     def _run_eagerly(self, x: Any) -> Any:
         return self._run(_to_tensors(x))
@@ -272,6 +295,11 @@ def _total_variance(hints: Sequence[tuple[Any, Any]]) -> float:
     # Where all samples are the same, the rounding of their mean leaves a relative error
     # of about 1e-16 in float64, whose square is below this bound.
     return 0.0 if variance <= 1e-20 * size else float(variance)
+
+
+def _intersect(mask: Any, other: Any) -> Any:
+    """Return the mask of what two masks leave, the first of which may be None."""
+    return other if mask is None else np.logical_and(mask, other)
 
 
 def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:

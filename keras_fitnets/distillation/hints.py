@@ -6,9 +6,12 @@ from typing import Any
 
 import keras
 
+from keras_fitnets.distillation.hint_losses import check_loss_type
+from keras_fitnets.distillation.hint_losses import format_loss
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.keras_private import serialize_loss
 
 # The words for a regressor that the Distiller makes itself.
 _KINDS = ("auto", "conv", "dense")
@@ -35,11 +38,22 @@ class Hint:
             the hint.
         member: the position in an ensemble of the network that gives the hint,
             counted from 0.
+        loss: in place of Eq. 3, a `keras.losses.Loss`, its name, or a function of the
+            hint and its prediction, both `(batch, ...)`, that returns a value for each
+            sample, or for each step of it: `(batch, ...)`, of which the mean is taken.
+            A function may compare other shapes, behind a regressor of your own.
+        mask: the name of the input that says which time steps count, 1 or True, in
+            both networks; `"auto"` takes `"padding_mask"` or `"attention_mask"`, if
+            there is one. None looks at no input. The masks of the layers themselves
+            always hold.
+        places: where the layers are in their networks. It is saved with a Distiller,
+            so that its layers are found in another process, where Keras may have given
+            them other names. Do not pass it.
 
     Raises:
-        ValueError: if the weight is not positive, a path is empty, the regressor is
-            unknown, or the member is negative.
-        TypeError: if a path is not a string.
+        ValueError: if the weight is not positive, a path is empty, the regressor or
+            the loss is unknown, or the member is negative.
+        TypeError: if a path or the mask is not a string, or the loss no loss.
 
     Example:
 
@@ -52,6 +66,9 @@ class Hint:
     weight: float = 1.0
     regressor: Any = "auto"
     member: int = 0
+    loss: Any = None
+    mask: str | None = "auto"
+    places: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for argument in ("hint_layer", "guided_layer"):
@@ -75,35 +92,52 @@ class Hint:
             )
         position = "It is a network's position in the ensemble, counted from 0."
         check_integer("member", self.member, minimum=0, advice=position)
+        check_loss_type(self.loss)
+        if self.mask is not None and not isinstance(self.mask, str):
+            raise TypeError(
+                '`mask` must be the name of an input, "auto" or None; received '
+                f'{self.mask!r}. For example "padding_mask".'
+            )
 
     def __repr__(self) -> str:
         # Only what differs from the default is shown: a dataclass would show it all.
         text = f"Hint({self.hint_layer!r}, {self.guided_layer!r}"
         for field in dataclasses.fields(self)[2:]:
             value = getattr(self, field.name)
-            if value != field.default:
-                text += f", {field.name}={value!r}"
+            if field.repr and value != field.default:
+                # The address of a function would be another one in each process.
+                shown = format_loss(value) if field.name == "loss" else repr(value)
+                text += f", {field.name}={shown}"
         return text + ")"
 
     def get_config(self) -> dict[str, Any]:
-        regressor = self.regressor
+        regressor, loss = self.regressor, self.loss
         # A layer of the user's own goes into a `.keras` file with its configuration.
         if not isinstance(regressor, str):
             regressor = keras.saving.serialize_keras_object(regressor)
+        if loss is not None and not isinstance(loss, str):
+            loss = serialize_loss(loss)
         return {
             "hint_layer": self.hint_layer,
             "guided_layer": self.guided_layer,
             "weight": self.weight,
             "regressor": regressor,
             "member": self.member,
+            "loss": loss,
+            "mask": self.mask,
+            "places": self.places,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Hint":
-        regressor = config["regressor"]
+        deserialize = keras.saving.deserialize_keras_object
+        # Files of earlier versions know neither losses nor masks nor places.
+        regressor, loss = config["regressor"], config.get("loss")
         if not isinstance(regressor, str):
-            regressor = keras.saving.deserialize_keras_object(regressor)
-        return cls(**{**config, "regressor": regressor})
+            regressor = deserialize(regressor)
+        if loss is not None and not isinstance(loss, str):
+            loss = deserialize(loss)
+        return cls(**{**config, "regressor": regressor, "loss": loss})
 
 
 def parse_hints(
@@ -143,7 +177,8 @@ def parse_hints(
                 'Each of `hints` must be a pair ("hint_layer", "guided_layer") or a '
                 f"keras_fitnets.Hint; received {hint!r} among {hints!r}."
             )
-        pairs.append(hint if isinstance(hint, Hint) else Hint(*hint))
+        hint = hint if isinstance(hint, Hint) else Hint(*hint)
+        pairs.append(_relocate(hint, members, student))
     # Two equal pairs would train two regressors on the same difference. Their weights
     # are left out here: to count a pair twice is to double its weight.
     keys = [(hint.member, hint.hint_layer, hint.guided_layer) for hint in pairs]
@@ -153,6 +188,57 @@ def parse_hints(
             f"{hints!r}. For distillation without hints pass None."
         )
     return tuple(pairs)
+
+
+def serialize_hint(
+    hint: Hint, members: Sequence[keras.Model], student: keras.Model
+) -> Any:
+    """Return a hint as it is saved, with where its layers are, whatever their names."""
+    networks = members[hint.member], student
+    paths = hint.hint_layer, hint.guided_layer
+    places = [
+        list(graph.find_place(network, path))
+        for network, path in zip(networks, paths, strict=True)
+    ]
+    # Keras recognises what it has serialised by its address, so that a copy of the hint
+    # which is gone afterwards would be taken for the next one.
+    config = keras.saving.serialize_keras_object(hint)
+    return {**config, "config": {**config["config"], "places": places}}
+
+
+def describe_layers(
+    hint: Hint, members: Sequence[keras.Model], student: keras.Model
+) -> str:
+    """Describe a pair in words that are the same in every process.
+
+    A name that Keras made up is left out; the place of the layer tells.
+    """
+    networks = members[hint.member], student
+    paths = hint.hint_layer, hint.guided_layer
+    known = []
+    for network, path in zip(networks, paths, strict=True):
+        place = graph.find_place(network, path)
+        name = place.kind if graph.has_made_up_name(network, path) else path
+        known.append(f"{name} (layer {place.position})")
+    # A layer's text holds a name that Keras counts up from run to run.
+    return repr(
+        dataclasses.replace(
+            hint, hint_layer=known[0], guided_layer=known[1], regressor="auto"
+        )
+    )
+
+
+def _relocate(hint: Hint, members: Sequence[keras.Model], student: keras.Model) -> Hint:
+    """Return a hint of a saved Distiller with the paths that hold in this process."""
+    if hint.places is None or hint.member >= len(members):
+        return hint
+    hint_place, guided_place = (graph.Place(*place) for place in hint.places)
+    return dataclasses.replace(
+        hint,
+        hint_layer=graph.relocate(members[hint.member], hint.hint_layer, hint_place),
+        guided_layer=graph.relocate(student, hint.guided_layer, guided_place),
+        places=None,
+    )
 
 
 def check_member(hint: Hint, members: Sequence[keras.Model]) -> None:

@@ -11,6 +11,8 @@ the sum over the replicas is the mean over the global batch; that of an empty re
 is 0.
 """
 
+import functools
+import logging
 import math
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -19,21 +21,34 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fitnets.distillation.hint_losses import check_own_loss
+from keras_fitnets.distillation.hint_losses import evaluate_own_loss
+from keras_fitnets.distillation.hint_losses import is_free
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.output_names import align_to_outputs
 from keras_fitnets.distillation.output_specs import OutputMatcher
 from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distillation.padding import find_padding_of_hint
+from keras_fitnets.distillation.padding import find_padding_of_output
+from keras_fitnets.distillation.padding import has_steps_of
+from keras_fitnets.distillation.padding import read_padding
+from keras_fitnets.distillation.shared_layers import check_shared_layers
+from keras_fitnets.distillation.shared_layers import find_assigned_weights
 from keras_fitnets.distillation.soft_losses import soft_loss
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
+from keras_fitnets.inspection.augmentation import find_mixing_layers
+from keras_fitnets.inspection.augmentation import find_moving_layers
 from keras_fitnets.inspection.feature_extractors import create_feature_extractor
 from keras_fitnets.layers import HintRegressor
 from keras_fitnets.losses import hint_loss
 from keras_fitnets.utils.keras_private import get_mask
+from keras_fitnets.utils.runtime_checks import check_same_shape
 from keras_fitnets.utils.tensors import cast_to_widest_dtype
+from keras_fitnets.utils.tensors import combine_masks
 from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
@@ -60,6 +75,7 @@ class Objective:
         outputs: the `OutputMatcher`, which says how each output is compared.
         teacher_outputs: the `TeacherOutputProvider`.
         regressors: the regressor of each pair, built.
+        can_compare: for each pair whether the hint and its prediction have one shape.
     """
 
     def __init__(
@@ -93,18 +109,43 @@ class Objective:
             teacher, hints, get_output_pairs, inputs
         )
         self.regressors: list[keras.layers.Layer] = []
+        self.can_compare: list[bool] = []
         # Without hints nothing asks for the student's features.
         self._features: Any = None
         if hints:
             guided = [hint.guided_layer for hint in hints]
             self._features = create_feature_extractor(student, guided, inputs)
             hint_shapes = self.teacher_outputs.shapes
-            self.regressors = [
-                _create_regressor(hint, teacher, student, hint_shape, guided_shape)
-                for hint, hint_shape, guided_shape in zip(
-                    hints, hint_shapes, self._features.shapes, strict=True
+            for i, (hint, hint_shape, guided_shape) in enumerate(
+                zip(hints, hint_shapes, self._features.shapes, strict=True)
+            ):
+                regressor, prediction_shape = _create_regressor(
+                    hint, teacher, student, hint_shape, guided_shape
                 )
-            ]
+                self.regressors.append(regressor)
+                self.can_compare.append(
+                    graph.has_same_shapes([prediction_shape], [hint_shape])
+                )
+                _note_large_regressor(
+                    hint.guided_layer,
+                    student.name,
+                    _count_weights(regressor.trainable_variables),
+                    _count_weights(self.guided_variables([i])),
+                )
+        shared = check_shared_layers(teacher.models, [student, *self.regressors])
+        self._has_shared_layers = bool(shared)
+        self._assigned = find_assigned_weights(student, inputs, shared)
+        self._paddings = [
+            find_padding_of_hint(hint, inputs, hint_shape)
+            for hint, hint_shape in zip(hints, self.teacher_outputs.shapes, strict=True)
+        ]
+        # A loss of the user's own may have no value for each step.
+        self._output_paddings = [
+            find_padding_of_output(inputs, shape) if own is None else None
+            for shape, own in zip(
+                self.outputs.shapes, self.outputs.soft_losses, strict=True
+            )
+        ]
 
     def run_student(
         self, x: Any, stage: str, active: Sequence[int], training: bool
@@ -119,22 +160,49 @@ class Objective:
 
         Returns:
             The student's outputs, None in stage "hint", which runs no layer above the
-            guided ones; and the regressed guided layers of the active pairs, each in
-            the shape of its hint.
+            guided ones; and for each active pair the regressed guided layer, in the
+            shape of the hint, with the mask of its steps, or None.
+
+        Raises:
+            ValueError: if a layer that the teacher shares was unfrozen since.
         """
+        if training and self._has_shared_layers:
+            check_shared_layers(self._teacher.models, [self._student, *self.regressors])
+        # Layers that the teacher shares may change its weights, though they are frozen.
+        before = [
+            (weight, ops.copy(weight))
+            for weight in (self._assigned if training else ())
+        ]
+        outputs, guided = self._run_networks(x, stage, active, training)
+        for weight, value in before:
+            weight.assign(value)
+        regressed = []
+        # Stage "kd" looks at no hint.
+        active = () if stage == "kd" else active
+        for i, features in zip(active, guided, strict=True):
+            padding = read_padding(self._paddings[i], x)
+            mask = get_mask(features)
+            if has_steps_of(padding, features):
+                mask = combine_masks(mask, padding)
+            # Zero the masked time steps first: the regressor's convolution would
+            # otherwise mix padding into the valid steps beside it.
+            features = zero_masked(features, mask)
+            prediction = graph.call_network(self.regressors[i], features, training)
+            mask = _mask_prediction(self.regressors[i], features, prediction, mask)
+            if has_steps_of(padding, prediction):
+                mask = combine_masks(mask, padding)
+            regressed.append((prediction, mask))
+        return outputs, regressed
+
+    def _run_networks(
+        self, x: Any, stage: str, active: Sequence[int], training: bool
+    ) -> tuple[Any, list[Any]]:
+        """Return the student's outputs and guided layers, as far as they are run."""
         if stage == "kd":
             return graph.call_network(self._student, x, training), []
         if stage == "hint":
-            outputs, guided = None, self._features.extract(x, training, active)
-        else:
-            outputs, guided = self._features.outputs_and_features(x, training)
-        regressed = []
-        for i, features in zip(active, guided, strict=True):
-            # Zero the masked time steps first: the regressor's convolution would
-            # otherwise mix padding into the valid steps beside it.
-            features = zero_masked(features, get_mask(features))
-            regressed.append(graph.call_network(self.regressors[i], features, training))
-        return outputs, regressed
+            return None, self._features.extract(x, training, active)
+        return self._features.outputs_and_features(x, training)
 
     def label_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any) -> Any:
         """Evaluate the label loss, the first term of Eq. 2.
@@ -163,6 +231,7 @@ class Objective:
         temperature: Any,
         sample_weight: Any,
         output_weights: Sequence[Any],
+        x: Any,
     ) -> Any:
         """Evaluate the soft-target loss, the second term of Eq. 2, without λ.
 
@@ -173,6 +242,7 @@ class Objective:
             temperature: τ, a scalar tensor.
             sample_weight: None, or weights as `fit` takes them.
             output_weights: the factor of each output's loss; None is 1.
+            x: the batch of plain inputs, which may say what is padding.
 
         Returns:
             The weighted sum over the outputs of their means over samples, or, of a
@@ -199,10 +269,21 @@ class Objective:
                 self._temperature_squared,
                 own=self.outputs.soft_losses[i],
             )
-            mean = self._mean(values, weights[i], get_mask(flat[i]))
+            mean = self._mean(values, weights[i], self.mask_output(i, flat[i], x))
             factor = output_weights[i]
             losses.append(mean if factor is None else mean * factor)
         return sum(cast_to_widest_dtype(losses))
+
+    def mask_output(self, i: int, output: Any, x: Any) -> Any:
+        """Return the mask of an output's steps, None without one.
+
+        Args:
+            i: the position of the output.
+            output: one of the student's outputs.
+            x: the batch of plain inputs.
+        """
+        padding = read_padding(self._output_paddings[i], x)
+        return combine_masks(get_mask(output), padding)
 
     def hint_loss(
         self,
@@ -215,7 +296,8 @@ class Objective:
 
         Args:
             teacher_outputs: those of the batch.
-            regressed: the regressed guided layers, as `run_student` returns them.
+            regressed: the regressed guided layers with their masks, as `run_student`
+                returns them.
             active: the positions of their pairs.
             sample_weight: None, or weights as `fit` takes them. Of weights for several
                 outputs or time steps the mean of each sample counts.
@@ -225,11 +307,65 @@ class Objective:
         """
         weight = _weight_per_sample(sample_weight)
         losses = []
-        for i, prediction in zip(active, regressed, strict=True):
+        for i, (prediction, own_mask) in zip(active, regressed, strict=True):
             hint, mask = teacher_outputs.hints[i]
-            pair_loss = self._mean(hint_loss(hint, prediction, mask), weight)
+            # What either side rules out is padding.
+            mask = combine_masks(mask, own_mask)
+            if self.can_compare[i]:
+                hint = check_same_shape(hint, prediction, self._describe_pair(i))
+            if self._hints[i].loss is None:
+                values = hint_loss(hint, prediction, mask)
+            else:
+                values = evaluate_own_loss(self._hints[i].loss, hint, prediction, mask)
+            pair_loss = self._mean(values, weight)
             losses.append(self._hints[i].weight * pair_loss)
         return sum(cast_to_widest_dtype(losses))
+
+    def _describe_pair(self, i: int) -> str:
+        """Return what a message calls a hint and its prediction."""
+        hint = self._hints[i]
+        return (
+            f"hint layer '{hint.hint_layer}' of teacher "
+            f"'{self._teacher.models[hint.member].name}' and guided layer "
+            f"'{hint.guided_layer}' of student '{self._student.name}'"
+        )
+
+    def check_augmentation(self, stage: str) -> None:
+        """Raise if the student alone moves the pixels that a stage compares.
+
+        Raises:
+            ValueError: naming the layer, and where it would be right.
+        """
+        layers = graph.get_descendants(self._student)
+        mixing = find_mixing_layers(layers)
+        moving = find_moving_layers(layers)
+        what = "its outputs are those of other images"
+        if not moving:
+            return
+        if not mixing and stage != "hint":
+            # The class of an image is the same wherever its pixels are; a label map is
+            # not.
+            maps = [
+                i
+                for i, shape in enumerate(self.outputs.shapes)
+                if self.outputs.wanted[i] is not None and len(shape) > 2
+            ]
+            mixing = moving if maps else []
+            what = "its outputs have a value for each place"
+        for i, hint in enumerate(self._hints if stage != "kd" and not mixing else ()):
+            below = {id(layer) for layer in self._features.layers_before([i])}
+            mixing = [layer for layer in moving if id(layer) in below]
+            what = f"the hint for guided layer '{hint.guided_layer}' is of other pixels"
+            if mixing:
+                break
+        if mixing:
+            raise ValueError(
+                f"Layer '{mixing[0].name}', a {type(mixing[0]).__name__}, moves the "
+                f"pixels of student '{self._student.name}' at random in training, and "
+                f"the teacher is given the images as they are: {what}. Move the layer "
+                "into the data pipeline, `dataset.map(...)`, so that both networks see "
+                "the same images."
+            )
 
     def choose_hint_weight(self) -> tuple[float, bool]:
         """Return a factor that makes the hint loss a mean over the hints' features.
@@ -240,7 +376,7 @@ class Objective:
             1 / the number of features of all hints, and whether all are counted: where
             sizes are unknown until a batch comes, only the known ones are.
         """
-        shapes = self.teacher_outputs.shapes
+        shapes = [self._summed_shape(i) for i in range(len(self._hints))]
         counts = [math.prod(d for d in shape if d is not None) for shape in shapes]
         is_complete = all(None not in shape for shape in shapes)
         return 1 / max(sum(counts), 1), is_complete
@@ -257,13 +393,19 @@ class Objective:
             hint, _ = teacher_outputs.hints[i]
             sizes = [
                 ops.shape(hint)[1 + axis]
-                for axis, known in enumerate(self.teacher_outputs.shapes[i])
+                for axis, known in enumerate(self._summed_shape(i))
                 if known is None
             ]
             counts.append(
                 ops.cast(ops.prod(ops.stack(sizes)), "float32") if sizes else 1.0
             )
         return sum(counts) / len(counts)
+
+    def _summed_shape(self, i: int) -> tuple[int | None, ...]:
+        """Return the shape over which the loss of a pair adds up."""
+        # A loss of the user's own is a mean already.
+        is_sum = self._hints[i].loss is None
+        return self.teacher_outputs.shapes[i] if is_sum else ()
 
     def penalties(self, stage: str, active: Sequence[int]) -> list[Any]:
         """Return the regularisation and `add_loss` terms of the student's last run."""
@@ -333,8 +475,11 @@ def _create_regressor(
     student: keras.Model,
     hint_shape: tuple[int | None, ...],
     guided_shape: tuple[int | None, ...],
-) -> keras.layers.Layer:
+) -> tuple[keras.layers.Layer, tuple[int | None, ...]]:
     """Return the regressor of a pair, built for the shapes of its layers.
+
+    Returns:
+        The regressor, and the shape of its output without the batch.
 
     Raises:
         ValueError: if it cannot map the guided layer to the shape of the hint.
@@ -357,7 +502,10 @@ def _create_regressor(
         # those of any layer, also of one without a `build` method.
         guided = keras.KerasTensor((None, *guided_shape), dtype=regressor.compute_dtype)
         shape = tuple(regressor(guided).shape)[1:]
-        if not graph.has_same_shapes([shape], [hint_shape]):
+        # A function of the user's own may compare other shapes, if the regressor is
+        # the user's own as well.
+        has_same_shape = graph.has_same_shapes([shape], [hint_shape])
+        if not is_free(hint.loss) and not has_same_shape:
             raise ValueError(f"The regressor gives {shape}.")
     except (ValueError, TypeError) as error:
         raise ValueError(
@@ -365,7 +513,38 @@ def _create_regressor(
             f"{guided_shape}, cannot be mapped to hint layer '{hint.hint_layer}' of "
             f"teacher '{network.name}', of shape {hint_shape}. {error}"
         ) from error
-    return regressor
+    if hint.loss is not None:
+        check_own_loss(hint.loss, hint_shape, shape)
+    return regressor, shape
+
+
+@functools.cache
+def _note_large_regressor(
+    guided_layer: str, student: str, regressor_weights: int, student_weights: int
+) -> None:
+    """Tell once of a regressor that is larger than the layers that it trains."""
+    if regressor_weights > student_weights:
+        logging.getLogger("keras_fitnets").warning(
+            "The regressor of guided layer '%s' has %d weights to train, more than "
+            "student '%s' up to that layer, which has %d: the regressor may learn the "
+            "hint in the student's place. Choose layers of nearly the same size, or a "
+            'regressor="conv".',
+            *(guided_layer, regressor_weights, student, student_weights),
+        )
+
+
+def _count_weights(variables: Sequence[Any]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _mask_prediction(
+    regressor: keras.layers.Layer, features: Any, prediction: Any, mask: Any
+) -> Any:
+    """Return the mask of a regressor's output, None without one."""
+    if isinstance(regressor, HintRegressor):
+        return regressor.compute_mask(features, mask)
+    # A regressor of the user's own keeps the steps, or it has none.
+    return mask if has_steps_of(mask, prediction) else None
 
 
 def _expand_to_rank(weight: Any, values: Any) -> Any:

@@ -9,7 +9,9 @@ A hint of a sequence has a mask. It is passed beside the values, not attached to
 tensor, because tensors that come from a file or from another backend carry none.
 """
 
+import re
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -212,7 +214,9 @@ class TeacherOutputProvider:
             member = fingerprints[self._hints[i].member]
             values = _find(teacher_outputs, member, self._hint_name(i))
             # Most layers have no mask, and then the cache holds none.
-            hints[i] = values, teacher_outputs[member].get(self._mask_name(i))
+            cached = teacher_outputs[member]
+            mask = find_cached(self._mask_name(i), cached)
+            hints[i] = values, None if mask is None else cached[mask]
         return TeacherOutputs(logits, hints)
 
     def keys(
@@ -260,11 +264,8 @@ class TeacherOutputProvider:
         Keras numbers unnamed layers as they are made ("conv2d_7"), so that in another
         process the same path may be that of another layer. The place tells.
         """
-        network = self._members[hint.member]
-        hint_layer = graph.find_layer(network, hint.hint_layer)
-        layers = graph.get_descendants(network)
-        place = next(i for i, layer in enumerate(layers) if layer is hint_layer)
-        return f"{hint.hint_layer} (layer {place})"
+        place = graph.find_place(self._members[hint.member], hint.hint_layer)
+        return f"{hint.hint_layer} (layer {place.position})"
 
     def _to_logits(self, outputs: Sequence[Any]) -> list[list[Any]]:
         """Return each network's outputs as logits, None for one that is left out."""
@@ -345,11 +346,27 @@ def _find(
             "the weights. If the teacher was trained since, make a new cache with this "
             "Distiller, in a new directory."
         )
-    if name not in teacher_outputs[fingerprint]:
+    found = find_cached(name, teacher_outputs[fingerprint])
+    if found is None:
         raise ValueError(
             f"The cache has no {name!r} of the teacher; it has "
             f"{sorted(teacher_outputs[fingerprint])}. Make a new cache, in a new "
             "directory, with a Distiller whose `hints` name every layer that is to be "
             "used."
         )
-    return teacher_outputs[fingerprint][name]
+    return teacher_outputs[fingerprint][found]
+
+
+def find_cached(name: str, names: Iterable[str]) -> str | None:
+    """Return which of some cached tensors is one of a name, None if it is not there.
+
+    The layers of one fingerprint are the same whatever they are called, and Keras calls
+    them otherwise in each process: only the place in the network tells.
+    """
+    same = [n for n in names if _drop_path(n) == _drop_path(name)]
+    return name if name in same else next(iter(same), None)
+
+
+def _drop_path(name: str) -> str:
+    """Return the name of a cached tensor without the path of a hint layer."""
+    return re.sub(r"(hint|mask) .* (\(layer \d+\))$", r"\1 \2", name)

@@ -39,6 +39,9 @@ class FeatureExtractor(Protocol):
     def losses(self, wanted: Sequence[int]) -> list[Any]:
         """Return the regularisation and `add_loss` terms of the last `extract`."""
 
+    def layers_before(self, wanted: Sequence[int]) -> list[keras.layers.Layer]:
+        """Return the layers that `extract` of these layers runs, however deep."""
+
 
 def create_feature_extractor(
     network: keras.Model, paths: Sequence[str], inputs: Any
@@ -51,8 +54,8 @@ def create_feature_extractor(
         inputs: symbolic inputs, to trace a network that shows no graph.
 
     Raises:
-        ValueError: if a layer does not exist, is the input or an output, is not run
-            exactly once, or returns anything but one tensor of floats.
+        ValueError: if a layer does not exist, is the input, is not run exactly once,
+            or returns anything but one tensor of floats.
     """
     for path in paths:
         if isinstance(graph.find_layer(network, path), keras.layers.InputLayer):
@@ -66,7 +69,7 @@ def create_feature_extractor(
         for path in paths
         for layer in _find_containers(network, path)
     )
-    if has_graph:
+    if has_graph and _has_unique_names(network, paths):
         return GraphFeatureExtractor(network, paths)
     return HookFeatureExtractor(network, paths, inputs)
 
@@ -94,12 +97,6 @@ class GraphFeatureExtractor:
         self._outputs = _rebuild_graph(network, self._inputs, set(paths), found)
         self._tensors = [_check_one_tensor(network, path, found) for path in paths]
         outputs = keras.tree.flatten(self._outputs)
-        for path, tensor in zip(paths, self._tensors, strict=True):
-            if any(tensor is output for output in outputs):
-                raise ValueError(
-                    f"Layer '{path}' returns the output of network '{network.name}', "
-                    "which the soft targets already train. Choose a hidden layer."
-                )
         self.shapes = [tuple(tensor.shape)[1:] for tensor in self._tensors]
         self._full = keras.Model(self._inputs, [*outputs, *self._tensors])
         self._parts: dict[tuple[int, ...], keras.Model] = {}
@@ -118,6 +115,9 @@ class GraphFeatureExtractor:
 
     def losses(self, wanted: Sequence[int]) -> list[Any]:
         return self._part(wanted).losses
+
+    def layers_before(self, wanted: Sequence[int]) -> list[keras.layers.Layer]:
+        return graph.get_descendants(self._part(wanted))
 
     def _part(self, wanted: Sequence[int]) -> keras.Model:
         # Each stage asks for the same few layers in every step: make their sub-network
@@ -168,6 +168,7 @@ class HookFeatureExtractor:
         self.shapes = [tuple(tensor.shape)[1:] for tensor in tensors]
         self._ends = [order.index(layer) for layer in self._layers]
         self._order = order
+        self._within = within
         self._leaves = [layer for layer in within if not graph.get_children(layer)]
 
     def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
@@ -208,6 +209,13 @@ class HookFeatureExtractor:
 
     def losses(self, wanted: Sequence[int]) -> list[Any]:
         return [loss for leaf in self._leaves_below(wanted) for loss in leaf.losses]
+
+    def layers_before(self, wanted: Sequence[int]) -> list[keras.layers.Layer]:
+        # A layer that only training calls is not in the order, and may come first.
+        end = max(self._ends[i] for i in wanted)
+        before = {id(layer) for layer in self._order[: end + 1]}
+        later = {id(layer) for layer in self._order[end + 1 :]} - before
+        return [layer for layer in self._within if id(layer) not in later]
 
     def _leaves_below(self, wanted: Sequence[int]) -> list[Any]:
         # A layer is in the order when its call has returned: all that it used is
@@ -282,6 +290,26 @@ def _check_one_tensor(
             f"floats; it gives {got}. Choose a layer behind it that does."
         )
     return tensors[0]
+
+
+def _has_unique_names(network: keras.Model, paths: Sequence[str]) -> bool:
+    """Whether a network's operations have names of their own, once it is opened.
+
+    Keras takes no two operations of one name in a graph, and a layer of a nested
+    network may be called as one outside of it.
+    """
+    names: list[str] = []
+
+    def visit(container: keras.Model, prefix: str) -> None:
+        for operation in getattr(container, "operations", container.layers):
+            path = prefix + operation.name
+            if any(other.startswith(path + "/") for other in paths):
+                visit(operation, path + "/")
+            elif not isinstance(operation, keras.layers.InputLayer):
+                names.append(operation.name)
+
+    visit(network, "")
+    return len(set(names)) == len(names)
 
 
 def _find_containers(network: keras.Model, path: str) -> list[keras.layers.Layer]:

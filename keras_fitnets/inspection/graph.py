@@ -6,15 +6,18 @@ runs code that nobody can look into; of it only the layers in its attributes are
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 
 from keras_fitnets.layers import Maxout
 from keras_fitnets.utils.keras_private import get_build_shape
+from keras_fitnets.utils.keras_private import get_producer
 
 
 def is_symbolic(network: keras.Model) -> bool:
@@ -91,7 +94,8 @@ def get_outputs(network: keras.Model, inputs: Any) -> Any:
 def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer]]:
     """Return the layers directly inside a layer, by name and by attribute.
 
-    Several layers may share a name: each key has a list of different layers.
+    A layer in a Python list or dictionary has the key `"blocks/0"`. Several layers may
+    share a name: each key has a list of different layers.
     """
     found: dict[str, list[keras.layers.Layer]] = {}
 
@@ -113,7 +117,26 @@ def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer
                 add(item.name, item)
                 if item is value:
                     add(attribute, item)
+        # Keras' own list of all layers has no meaning for the user.
+        if attribute != "_layers":
+            for key, item in _iterate_container(value, attribute):
+                add(key, item)
     return found
+
+
+def _iterate_container(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the layers in a list or dictionary of an attribute, with their paths."""
+    if isinstance(value, dict):
+        items: Any = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return
+    for key, item in items:
+        if isinstance(item, keras.layers.Layer):
+            yield f"{path}/{key}", item
+        else:
+            yield from _iterate_container(item, f"{path}/{key}")
 
 
 def get_descendants(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -163,10 +186,23 @@ def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:
         ValueError: if there is no such layer, naming those that there are, or if
             several layers have the name.
     """
-    layer = network
-    for i, name in enumerate(path.split("/")):
+    return _walk(network, path)[-1][1]
+
+
+def _walk(network: keras.Model, path: str) -> list[tuple[str, keras.layers.Layer]]:
+    """Return the layers on the way to the one at a path, each with its key.
+
+    Raises:
+        ValueError: as `find_layer`.
+    """
+    steps: list[tuple[str, keras.layers.Layer]] = []
+    layer: keras.layers.Layer = network
+    known, rest = f"network '{network.name}'", path.split("/")
+    while rest:
         inside = get_children(layer)
-        known = "/".join(path.split("/")[:i]) or f"network '{network.name}'"
+        # The key of a layer in a Python list has a slash itself, as "blocks/0".
+        keys = ["/".join(rest[:n]) for n in range(1, len(rest) + 1)]
+        name = next((key for key in keys if key in inside), rest[0])
         if name not in inside:
             close = difflib.get_close_matches(name, inside, 1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -178,10 +214,106 @@ def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:
             raise ValueError(
                 f"Layer '{path}' of network '{network.name}' could be any of "
                 f"{len(inside[name])} layers: {known} has several of the name "
-                f"'{name}'. Give them names of their own."
+                f"'{name}'. Give them names of their own, or use their paths: "
+                f"{', '.join(key for key in inside if '/' in key) or 'there are none'}."
             )
         layer = inside[name][0]
-    return layer
+        steps.append((name, layer))
+        rest = rest[name.count("/") + 1 :]
+        known = path[: len(path) - len("/".join(rest)) - bool(rest)]
+    return steps
+
+
+class Place(NamedTuple):
+    """Where a layer is in its network, whatever its name.
+
+    Keras numbers layers without a name as they are made, "dense_3", so that in another
+    process the same name may be that of another layer.
+
+    Attributes:
+        position: that in `get_descendants`.
+        kind: the name of its class.
+    """
+
+    position: int
+    kind: str
+
+
+def find_place(network: keras.Model, path: str) -> Place:
+    """Return the place of the layer at a path.
+
+    Raises:
+        ValueError: as `find_layer`.
+    """
+    layer = find_layer(network, path)
+    layers = get_descendants(network)
+    index = next(i for i, other in enumerate(layers) if other is layer)
+    return Place(index, type(layer).__name__)
+
+
+def has_made_up_name(network: keras.Model, path: str) -> bool:
+    """Whether Keras named the layer at a path, or a network on the way to it."""
+    return any(
+        key == layer.name and _is_made_up(key, type(layer).__name__)
+        for key, layer in _walk(network, path)
+    )
+
+
+def relocate(network: keras.Model, path: str, place: Place) -> str:
+    """Return the path, in this process, of a layer that was saved in another one.
+
+    Args:
+        network: the network, made anew.
+        path: the path of the layer in the process that saved it.
+        place: its place there.
+
+    Raises:
+        ValueError: if neither path nor place is that of the layer.
+    """
+    layers = get_descendants(network)
+    at_place = layers[place.position] if place.position < len(layers) else None
+    try:
+        named = find_layer(network, path)
+    except ValueError:
+        named = None
+    # A name that the user gave is right wherever the layer is.
+    if named is not None and (named is at_place or not has_made_up_name(network, path)):
+        return path
+    if at_place is not None and type(at_place).__name__ == place.kind:
+        last = path.split("/")[-1]
+        is_same_name = at_place.name == last or (
+            _is_made_up(last, place.kind) and _is_made_up(at_place.name, place.kind)
+        )
+        new_path = _find_path(network, at_place) if is_same_name else None
+        if new_path is not None:
+            return new_path
+    found = "nothing" if at_place is None else f"'{at_place.name}', a "
+    found += "" if at_place is None else type(at_place).__name__
+    raise ValueError(
+        f"Layer '{path}' of network '{network.name}' was a {place.kind} at position "
+        f"{place.position} among its layers when it was saved; there is {found} now. "
+        "Load it with the code that it was saved with, or give the layers names of "
+        "their own before saving."
+    )
+
+
+def _find_path(network: keras.layers.Layer, wanted: keras.layers.Layer) -> str | None:
+    """Return a path that leads to a layer, None if there is none."""
+    children = get_children(network)
+    for name, [child, *others] in children.items():
+        if child is wanted and not others:
+            return name
+    for name, [child, *others] in children.items():
+        inner = None if others else _find_path(child, wanted)
+        if inner is not None:
+            return f"{name}/{inner}"
+    return None
+
+
+def _is_made_up(name: str, kind: str) -> bool:
+    """Whether Keras gives a layer of this class such a name: "dense_3" to a Dense."""
+    # Keras writes the class in snake case and appends a number.
+    return re.sub(r"_\d+$", "", name).replace("_", "") == kind.lower().replace("_", "")
 
 
 def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,9 +329,11 @@ def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str
 def find_middle_layer(network: keras.Model) -> str:
     """Return the path of the middle one of the network's hidden layers.
 
-    Layers with a kernel are counted, without the output layer; of an even number the
-    earlier of the two in the middle is taken. If normalisation or a non-linearity
-    follows it, the path is that of the last of these: their output is the feature.
+    Layers with a kernel are counted, without the output layers; of an even number the
+    earlier of the two in the middle is taken. Of a network with several outputs those
+    layers are counted that lead to more than one: the others belong to the heads. If
+    normalisation or a non-linearity follows the middle layer, the path is that of the
+    last of these: their output is the feature.
 
     Raises:
         ValueError: if the network is not symbolic, or has no hidden layer.
@@ -217,12 +351,21 @@ def find_middle_layer(network: keras.Model) -> str:
         for i, (_, layer) in enumerate(paths)
         if any(len(weight.shape) > 1 for weight in layer.weights)
     ]
-    if len(kernels) < 2:
+    outputs = keras.tree.flatten(network.outputs)
+    hidden = kernels[:-1]
+    if len(outputs) > 1:
+        leading = [_list_leaves_before(output) for output in outputs]
+        hidden = [
+            i for i in kernels if sum(id(paths[i][1]) in one for one in leading) > 1
+        ]
+    if not hidden:
         raise ValueError(
             f"hints=\"middle\" needs a network with hidden layers; '{network.name}' "
-            f"has {len(kernels)} layer(s) with a kernel, the output included."
+            f"has {len(kernels)} layer(s) with a kernel, the output included, and "
+            f"{len(outputs)} output(s). Name the layers: "
+            'hints=("hint_layer", "guided_layer").'
         )
-    middle = kernels[:-1][(len(kernels) - 2) // 2]
+    middle = hidden[(len(hidden) - 1) // 2]
     layers = keras.layers
     followers = (
         *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU),
@@ -230,7 +373,7 @@ def find_middle_layer(network: keras.Model) -> str:
     )
     # Layers are listed in the order in which they were made, so the next one in the
     # list need not follow in the graph: its input must be this one's output.
-    while middle + 1 not in kernels:
+    while middle + 1 < len(paths) and middle + 1 not in kernels:
         following = paths[middle + 1][1]
         if (
             not isinstance(following, followers)
@@ -239,6 +382,27 @@ def find_middle_layer(network: keras.Model) -> str:
             break
         middle += 1
     return paths[middle][0]
+
+
+def _list_leaves_before(output: Any) -> set[int]:
+    """Return the identities of the layers that an output of a graph depends on."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    tensors = [output]
+    while tensors:
+        tensor = tensors.pop()
+        producer = get_producer(tensor)
+        if id(tensor) in seen or producer is None:
+            continue
+        seen.add(id(tensor))
+        operation, inputs, tensor_index = producer
+        if isinstance(operation, keras.Model) and is_symbolic(operation):
+            # A nested network has a graph of its own, which ends at its inputs.
+            inner = keras.tree.flatten(operation.outputs)[tensor_index]
+            found |= _list_leaves_before(inner)
+        found.add(id(operation))
+        tensors.extend(inputs)
+    return found
 
 
 def has_same_shapes(one: list[tuple[Any, ...]], other: list[tuple[Any, ...]]) -> bool:

@@ -78,12 +78,14 @@ def hint_maps(
     [r2] = evaluator.compute().values()
     first_batch = next(iter(sample))
     hint, mask = evaluator.teacher_outputs[0].hints[pair]
-    [prediction] = evaluator.predict_hints(first_batch)
-    if mask is not None:
+    [(prediction, own_mask)] = evaluator.predict_hints(first_batch)
+    for one in (mask, own_mask):
+        if one is None:
+            continue
         # Matplotlib leaves NaN blank, and the scale of colours ignores it.
-        mask = np.reshape(mask, mask.shape + (1,) * (hint.ndim - mask.ndim))
-        hint = np.where(mask, hint, np.nan)
-        prediction = np.where(mask, prediction, np.nan)
+        is_valid = np.reshape(one, one.shape + (1,) * (hint.ndim - one.ndim))
+        hint = np.where(is_valid, hint, np.nan)
+        prediction = np.where(is_valid, prediction, np.nan)
     hint = _to_channels_last(hint, distiller, pair)
     prediction = _to_channels_last(prediction, distiller, pair)
     chosen = _choose_channels(hint, channels)
@@ -121,6 +123,11 @@ def _check_arguments(distiller: Any, pair: Any, channels: Any, images: Any) -> N
         raise ValueError(
             f"`pair` must be the position of a pair of hints, counted from 0; received "
             f"{pair!r}. There are {known}."
+        )
+    if not distiller.objective.can_compare[pair]:
+        raise ValueError(
+            f"{distiller.hints[pair]} compares a hint with a prediction of another "
+            "shape, which cannot be drawn beside it. Draw another pair."
         )
     check_integer("channels", channels)
     check_integer("images", images)

@@ -12,6 +12,7 @@ import keras
 from keras_fitnets.callbacks.schedules import Annealing
 from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.distiller import Distiller
+from keras_fitnets.distillation.hints import describe_layers
 from keras_fitnets.training import dry_run
 from keras_fitnets.training.stage import Stage
 from keras_fitnets.training.stage_checkpoint import BestWeights
@@ -407,6 +408,12 @@ def _describe_run(
         # run. Its weights are listed below with the others.
         "hints": [
             repr(dataclasses.replace(distiller.hints[i], regressor="auto"))
+            for i in run.active_hints
+        ],
+        "layers of the hints": [
+            describe_layers(
+                distiller.hints[i], distiller.teacher.models, distiller.student
+            )
             for i in run.active_hints
         ],
         "weights": [[w.name, list(w.shape)] for w in distiller.weights],

@@ -241,8 +241,9 @@ def serialize_loss(loss: Any) -> Any:
     """Return a loss, an object or a function, as `serialize_keras_object` does, whole.
 
     `Huber.get_config` and `CosineSimilarity.get_config` of Keras 3.15 leave out `delta`
-    and `axis`: a loaded loss would silently be another. Keras keeps what it passes to
-    the loss's function in `_fn_kwargs`.
+    and `axis`: a loaded loss would silently be another, see
+    https://github.com/keras-team/keras/pull/23286. Keras keeps what it passes to the
+    loss's function in `_fn_kwargs`.
     """
     config = keras.saving.serialize_keras_object(loss)
     if isinstance(loss, keras.losses.Loss):

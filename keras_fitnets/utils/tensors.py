@@ -22,6 +22,20 @@ def zero_masked(tensor: Any, mask: Any) -> Any:
     return ops.where(ops.cast(mask, "bool"), tensor, ops.zeros_like(tensor))
 
 
+def combine_masks(*masks: Any) -> Any:
+    """Return the mask of what every one of some masks leaves; None is no mask."""
+    present = [ops.cast(mask, "bool") for mask in masks if mask is not None]
+    if not present:
+        return None
+    rank = max(len(mask.shape) for mask in present)
+    combined: Any = None
+    for mask in present:
+        while len(mask.shape) < rank:
+            mask = ops.expand_dims(mask, -1)
+        combined = mask if combined is None else ops.logical_and(combined, mask)
+    return combined
+
+
 def upcast_to_float32(x: Any) -> Any:
     """Return the tensor in float32, or unchanged if it is in float32 or float64."""
     x = ops.convert_to_tensor(x)

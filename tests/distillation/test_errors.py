@@ -220,14 +220,6 @@ CONSTRUCTED = {
         lambda: distiller(hints=("hidden", "hidden/conv1")),
         *("'hidden/conv1'.*hidden has no layer 'conv1'", "It has: none"),
     ),
-    "the output as hint": (
-        lambda: distiller(hints=("out", "hidden")),
-        *("'out' returns the output of network 'teacher'", "Choose a hidden layer"),
-    ),
-    "the output guided": (
-        lambda: distiller(hints=("hidden", "out")),
-        *("'out' returns the output of network 'student'", "Choose a hidden layer"),
-    ),
     "the input as hint": (
         lambda: distiller(hints=("features", "hidden")),
         *("'features' of network 'teacher' is its input", "Choose a hidden layer"),

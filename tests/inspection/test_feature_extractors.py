@@ -22,8 +22,8 @@ BUILDS = {
 }
 
 
-def reach(network, *paths):
-    inputs = keras.KerasTensor((None, *networks.SHAPE))
+def reach(network, *paths, shape=networks.SHAPE):
+    inputs = keras.KerasTensor((None, *shape))
     return create_feature_extractor(network, paths, inputs)
 
 
@@ -102,6 +102,22 @@ def test_two_networks_in_a_row_are_each_run_once():
     assert networks.changed(before, after) == {"norm1", "norm2"}
 
 
+def test_layers_inside_and_outside_may_have_one_name():
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, name="same")], name="inner"
+    )
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, keras.layers.Dense(2, name="same")(inner(inputs)))
+    found = reach(network, "inner/same", shape=(4,))
+    x = np.ones((2, 4), "float32")
+    outputs, (features,) = found.outputs_and_features(x, False)
+    np.testing.assert_array_equal(features, inner(x))
+    np.testing.assert_array_equal(outputs, network(x))
+    assert [v.path for v in found.trainable_variables([0])] == [
+        v.path for v in inner.trainable_variables
+    ]
+
+
 def test_several_inputs_and_outputs_keep_their_structure():
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     hidden = keras.layers.Dense(5, name="hidden")(left)
@@ -147,7 +163,6 @@ def test_a_listened_network_is_left_as_it_was():
         ("conv9", "no layer 'conv9'.*Did you mean 'conv[12]'"),
         ("backbone/conv9", "no layer 'backbone/conv9'"),
         ("conv1/inner", "has no layer 'inner'.*It has: none"),
-        ("out", "returns the output of network"),
         ("shared", "run 2 times"),
         ("three", "must give one tensor of floats"),
     ],
@@ -186,6 +201,104 @@ def test_middle_of_a_network(middle):
     assert graph.find_middle_layer(network) == middle
     outer = networks.nested()
     assert graph.find_middle_layer(outer) == "backbone/norm1"
+
+
+def heads(width=4, count=5, depth=1, aside=()):
+    """A trunk "h1", "h2", and some heads of some layers each."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(width, "relu", name="h1")(inputs)
+    x = keras.layers.Dense(width, "relu", name="h2")(x)
+    outputs = []
+    for k in range(count):
+        end = x
+        for d in range(depth):
+            end = keras.layers.Dense(3, name=f"o{k}_{d}")(end)
+        outputs.append(end)
+    return keras.Model(inputs, [*outputs, *(x for _ in aside)])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 6])
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_layers_of_heads_are_not_hidden(count, depth):
+    assert graph.find_middle_layer(heads(count=count, depth=depth)) == "h1"
+
+
+def test_the_middle_of_a_nested_trunk_with_heads():
+    trunk = heads(count=2)
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(2)(one) for one in trunk(inputs)]
+    network = keras.Model(inputs, outputs)
+    assert graph.find_middle_layer(network) == f"{trunk.name}/h1"
+
+
+def test_features_beside_the_output_are_no_second_head():
+    inputs = keras.Input(networks.SHAPE)
+    features = keras.Sequential(
+        [keras.Input(networks.SHAPE), *networks.block(2)], name="trunk"
+    )(inputs)
+    flat, out = networks.head()
+    network = keras.Model(inputs, {"f": features, "out": out(flat(features))})
+    assert graph.find_middle_layer(network) == "trunk/norm1"
+
+
+def test_outputs_without_a_common_layer_have_no_middle():
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(2)(keras.layers.Dense(3)(inputs)) for _ in range(2)]
+    with pytest.raises(ValueError, match="2 output.s.. Name the layers"):
+        graph.find_middle_layer(keras.Model(inputs, outputs))
+
+
+class Listed(keras.Model):
+    """Layers of one name, in lists and in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [keras.layers.Dense(3, name="same") for _ in range(2)]
+        self.stages = [[keras.layers.Dense(4, name="same")]]
+        self.ends = {"classes": keras.layers.Dense(2, name="same")}
+        self(np.zeros((1, 4)))
+
+    def call(self, x):
+        for block in [*self.blocks, *self.stages[0]]:
+            x = block(x)
+        return self.ends["classes"](x)
+
+
+def test_layers_in_lists_have_paths():
+    network = Listed()
+    x = np.ones((2, 4), "float32")
+    paths = {
+        "blocks/0": network.blocks[0],
+        "blocks/1": network.blocks[1],
+        "stages/0/0": network.stages[0][0],
+        "ends/classes": network.ends["classes"],
+    }
+    for path, layer in paths.items():
+        assert graph.find_layer(network, path) is layer
+    found = create_feature_extractor(network, list(paths), keras.KerasTensor((None, 4)))
+    outputs, features = found.outputs_and_features(x, False)
+    np.testing.assert_array_equal(features[0], network.blocks[0](x))
+    np.testing.assert_array_equal(features[3], outputs)
+    with pytest.raises(ValueError, match="several of the name 'same'.*blocks/0"):
+        graph.find_layer(network, "same")
+    with pytest.raises(ValueError, match="has no layer 'blocks'"):
+        graph.find_layer(network, "blocks/2")
+
+
+def test_layers_in_lists_of_nested_networks_have_paths():
+    inputs = keras.Input((4,))
+    inner = Listed()
+    network = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
+    path = f"{inner.name}/blocks/1"
+    assert graph.find_layer(network, path) is inner.blocks[1]
+    with pytest.raises(ValueError, match="has no layer 'x'"):
+        graph.find_layer(network, path + "/x")
+
+
+def test_paths_in_lists_leave_the_order_of_layers_as_it_was():
+    network = networks.Subclassed()
+    names = [layer.name for layer in graph.get_descendants(network)]
+    assert names == ["conv1", "norm1", "conv2", "norm2", "backbone", "flat", "out"]
 
 
 def test_middle_needs_a_graph_with_hidden_layers():

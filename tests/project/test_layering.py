@@ -105,6 +105,7 @@ PRIVATE_NAMES = {
     "_compile_loss",
     "_compile_metrics",
     "_distribute_strategy",
+    "_fn_kwargs",
     "_inbound_nodes",
     "_keras_history",
     "_keras_logits",
