@@ -134,7 +134,7 @@ OUTPUTS = {
     "softmax at the end": ({"end": "softmax"}, {}),
     "sigmoid": ({}, {"activation": "sigmoid"}),
     "sigmoid at the end": ({"end": "sigmoid"}, {}),
-    "one unit": ({"classes": 1}, {}),
+    "one unit": ({"classes": 1}, {"activation": "sigmoid"}),
 }
 
 

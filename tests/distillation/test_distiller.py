@@ -266,6 +266,7 @@ def test_penalties_are_part_of_the_loss():
     student.get_layer("conv1").kernel.regularizer = keras.regularizers.L2(0.1)
     student.get_layer("out").kernel.regularizer = keras.regularizers.L2(0.2)
     model, (x, y) = distiller(student=student), networks.batch()
+    model.hint_weight = 1.0
     low = 0.1 * np.sum(student.get_layer("conv1").kernel.numpy() ** 2)
     high = 0.2 * np.sum(student.get_layer("out").kernel.numpy() ** 2)
     for stage, penalty in {"hint": low, "kd": low + high, "joint": low + high}.items():

@@ -20,9 +20,8 @@ LABEL_LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 def distil(
     teacher, student, loss=LABEL_LOSS, optimizer=None, compile_options=None, **options
 ):
-    distiller = kf.Distiller(
-        teacher, student, **{"temperature": TEMPERATURE, "lambda_": LAMBDA} | options
-    )
+    defaults = {"temperature": TEMPERATURE, "lambda_": LAMBDA, "hint_weight": 1.0}
+    distiller = kf.Distiller(teacher, student, **defaults | options)
     distiller.compile(
         optimizer or keras.optimizers.SGD(1.0), loss, **compile_options or {}
     )
@@ -110,6 +109,7 @@ def test_row_1_a_student_trained_by_the_soft_loss_alone_learns_its_teacher():
         tiny.network(hidden=16, seed=5),
         loss=lambda y_true, y_pred: 0.0 * keras.ops.sum(y_pred, axis=-1),
         optimizer=keras.optimizers.Adam(0.05),
+        activation="softmax",
     )
 
     def agreement():

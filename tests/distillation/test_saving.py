@@ -100,6 +100,8 @@ def test_what_is_not_passed_has_the_documented_value():
         "from_logits": "auto",
         "temperature_squared": False,
         "learning_rate_factor": 1.0,
+        "soft_loss": None,
+        "soft_weights": None,
         "name": "mine",
     }
     hinted = kf.Distiller(*networks_of_both, ("conv1", "conv1"))
