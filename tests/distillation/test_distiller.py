@@ -86,24 +86,6 @@ def test_the_teacher_is_in_no_list_of_the_distiller():
     assert not [path for path in paths if "teacher" in path]
 
 
-def test_a_layer_shared_with_the_teacher_is_trained_in_the_student():
-    stem = keras.layers.Conv2D(2, 3, activation="relu", name="stem")
-
-    def network(width, name):
-        inputs = keras.Input(networks.SHAPE)
-        x = keras.layers.Conv2D(width, 3, name="conv")(stem(inputs))
-        for layer in networks.head():
-            x = layer(x)
-        return keras.Model(inputs, x, name=name)
-
-    model = distiller(network(6, "teacher"), network(2, "student"), hints=("conv",) * 2)
-    before = stem.kernel.numpy()
-    x, y = networks.batch()
-    fit(model, x, y)
-    assert np.all(stem.kernel.numpy() != before)
-    assert any(variable is stem.kernel for variable in model.trainable_variables)
-
-
 def test_predict_is_the_students():
     student = networks.sequential(3, "student")
     model, (x, _) = distiller(student=student), networks.batch()
