@@ -21,6 +21,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_fitnets.distillation.cached_dataset import CachedDataset
+from keras_fitnets.distillation.compiled_loss import evaluate_compiled_loss
 from keras_fitnets.distillation.finite_guard import FiniteGuard
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
@@ -44,8 +45,8 @@ from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.checks import list_callbacks
 from keras_fitnets.utils.keras_private import FitsOnWorkers
-from keras_fitnets.utils.keras_private import get_compiled_loss
 from keras_fitnets.utils.keras_private import get_loss_weights
+from keras_fitnets.utils.keras_private import scale_learning_rate
 from keras_fitnets.utils.keras_private import serialize_loss
 
 STAGES = ("hint", "kd", "joint")
@@ -135,8 +136,10 @@ class Distiller(FitsOnWorkers):
             probabilities; `"auto"` reads it from their graphs.
         temperature_squared: whether to multiply the soft term by τ², as Hinton et al.
             (arXiv 1503.02531) do.
-        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the updates
-            of the layers up to the guided ones, which stage `"hint"` has trained.
+        learning_rate_factor: in stages `"kd"` and `"joint"`, a factor on the learning
+            rate of the layers up to the guided ones, which stage `"hint"` has trained.
+            A decoupled weight decay is a part of the learning rate's step, and is
+            multiplied too.
         soft_loss: in place of the cross-entropy, or of the squared difference, a
             `keras.losses.Loss` or a function of the teacher's logits, the student's
             logits, `(batch, ..., units)`, and τ, that returns a value for each sample;
@@ -369,7 +372,7 @@ class Distiller(FitsOnWorkers):
 
     @property
     def learning_rate_factor(self) -> float:
-        """The factor on the updates of the layers that stage "hint" trains."""
+        """The factor on the learning rate of the layers that stage "hint" trains."""
         return self._learning_rate_factor
 
     @learning_rate_factor.setter
@@ -410,7 +413,17 @@ class Distiller(FitsOnWorkers):
     # ── The networks' outputs ─────────────────────────────────────────────────────
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return graph.call_network(self.student, unwrap_inputs(inputs), bool(training))
+        return self._run_on_samples(
+            lambda x: graph.call_network(self.student, x, bool(training)),
+            unwrap_inputs(inputs),
+        )
+
+    def _run_on_samples(self, run: Callable[[Any], Any], x: Any) -> Any:
+        """Run networks on a batch, which may be empty on one of several replicas."""
+        if replicas.num_replicas() == 1:
+            return run(x)
+        layers = graph.get_descendants(self.student)
+        return replicas.run_on_samples(run, x, layers)
 
     @property
     def output_names(self) -> list[str] | None:
@@ -545,6 +558,7 @@ class Distiller(FitsOnWorkers):
     # ── The training step ─────────────────────────────────────────────────────────
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        data = replicas.match_sizes(data)
         x, y, sample_weight, teacher_outputs = self._unpack(data)
         optimizer = self.optimizer
         if not optimizer.built:
@@ -590,6 +604,7 @@ class Distiller(FitsOnWorkers):
         return self._log(x, y, y_pred, sample_weight, terms)
 
     def test_step(self, data: Any) -> dict[str, Any]:
+        data = replicas.match_sizes(data)
         x, y, sample_weight, teacher_outputs = self._unpack(data)
         y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, False)
         return self._log(x, y, y_pred, sample_weight, terms)
@@ -608,8 +623,9 @@ class Distiller(FitsOnWorkers):
         if isinstance(x, CachedInputs):
             teacher_outputs = self.lookup_teacher_outputs(x)
         else:
-            teacher_outputs = self.teacher_outputs.compute(
-                x, self.stage, self._active_pairs()
+            stage, active = self.stage, self._active_pairs()
+            teacher_outputs = self._run_on_samples(
+                lambda x: self.teacher_outputs.compute(x, stage, active), x
             )
         return unwrap_inputs(x), y, sample_weight, teacher_outputs
 
@@ -635,7 +651,9 @@ class Distiller(FitsOnWorkers):
         # Keras would leave each replica its own moving statistics, and NaN where a
         # replica is empty; this averages the updates by their numbers of samples.
         with replicas.sync_state_updates(self._state(), samples):
-            y_pred, regressed = objective.run_student(x, self.stage, active, training)
+            y_pred, regressed = self._run_on_samples(
+                lambda x: objective.run_student(x, self.stage, active, training), x
+            )
             penalties = objective.penalties(self.stage, active)
         terms, weights = {}, {}
         # The label loss is evaluated last: Keras' own message for a sample weight of
@@ -693,9 +711,9 @@ class Distiller(FitsOnWorkers):
         slow: list[Any] = []
         if self.stage != "hint" and self.learning_rate_factor != 1:
             slow = self._objective.guided_variables(range(len(self.hints)))
-        # The factor is applied to the update and not to the gradient: Adam and RMSprop
+        # The factor is on the learning rate and not on the gradient: Adam and RMSprop
         # divide a gradient by its own size, so that a factor on it would cancel.
-        with replicas.scale_updates(slow, self.learning_rate_factor):
+        with scale_learning_rate(self.optimizer, slow, self.learning_rate_factor):
             self.optimizer.apply(gradients, variables)
 
     def _active_pairs(self) -> tuple[int, ...]:
@@ -764,8 +782,8 @@ class Distiller(FitsOnWorkers):
         y, sample_weight = self._order_labels(y, sample_weight)
         if self.loss is None or self.stage == "hint":
             return ops.zeros(())
-        loss = replicas.per_replica_loss(get_compiled_loss(self), self.loss)
-        return loss(y, y_pred, sample_weight)
+        names = self._objective.outputs.names
+        return evaluate_compiled_loss(self, names, y, y_pred, sample_weight)
 
     def _call_label_loss(
         self, x: Any, training: bool, y: Any, y_pred: Any, sample_weight: Any

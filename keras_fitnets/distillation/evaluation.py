@@ -21,6 +21,7 @@ from keras_fitnets.distillation.output_specs import check_decided
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
+from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.tensors import upcast_to_float32
 
@@ -68,8 +69,13 @@ class EvaluationData:
             yield _map_present(operator.itemgetter(batch), self._arrays)
 
     def check(self, distiller: Distiller) -> None:
-        """Raise if the Distiller's networks do not take these inputs."""
+        """Raise if the Distiller's networks do not take these inputs.
+
+        Where the networks are fixed to a size of batch, the batches have that size.
+        """
         check_inputs(distiller, self._description, self._arrays)
+        fixed = graph.get_batch_size(distiller.student)
+        self._batch_size = self._batch_size if fixed is None else fixed
 
 
 class StudentEvaluator:

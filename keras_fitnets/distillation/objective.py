@@ -214,14 +214,8 @@ class Objective:
             outputs: the student's outputs.
             sample_weight: None, or weights as `fit` takes them.
         """
-        flat = keras.tree.flatten(outputs)
-        items = ops.shape(flat[0])[0]
-        # Keras takes the mean of a sequence over the steps that its mask leaves, so
-        # these are the items that replicas may have different numbers of. For several
-        # outputs Keras returns one number, which cannot be shared output by output.
-        if len(flat) == 1 and get_mask(flat[0]) is not None:
-            items = ops.sum(ops.cast(get_mask(flat[0]), "int32"))
-        return self._share(loss(y, outputs, sample_weight), items)
+        samples = ops.shape(keras.tree.flatten(outputs)[0])[0]
+        return self._share(loss(y, outputs, sample_weight), samples)
 
     def kd_loss(
         self,
@@ -457,6 +451,13 @@ def _find_common_inputs(networks: Sequence[keras.Model]) -> Any:
             )
     # A subclassed network shows no inputs: it is assumed to take those of the others.
     known = [(n, i) for n in networks if (i := graph.get_inputs(n)) is not None]
+    sizes = {n.name: graph.get_batch_size(n) for n in networks}
+    if len(set(sizes.values()) - {None}) > 1:
+        raise ValueError(
+            "Teacher and student must take batches of the same size; received networks "
+            f"with the sizes {sizes}. Leave out `batch_size` in one of them, or give "
+            "both the same."
+        )
     for network, inputs in known[:-1]:
         student, expected = known[-1]
         if not graph.has_same_structure(inputs, expected):
@@ -494,7 +495,7 @@ def _create_regressor(
             kind=regressor,
             data_format=activations.data_format(student, hint.guided_layer),
             target_data_format=activations.data_format(network, hint.hint_layer),
-            dtype=graph.find_layer(student, hint.guided_layer).dtype_policy,
+            dtype=graph.get_plain_policy(graph.find_layer(student, hint.guided_layer)),
             **activations.nonlinearity(network, hint.hint_layer),
         )
     try:

@@ -213,6 +213,12 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
 def _check_arrays(argument: str, values: list[Any]) -> None:
     """Check that each of these is an array, or the specification of one."""
     for value in values:
+        if isinstance(value, (tf.RaggedTensor, tf.RaggedTensorSpec)):
+            raise TypeError(
+                f"Expected {argument} to be an array; received a ragged tensor. Pad it "
+                "to one length with `.to_tensor()`, and let a Masking layer, or "
+                "mask_zero=True of an Embedding, leave the padding out."
+            )
         if not hasattr(value, "shape") or not hasattr(value, "dtype"):
             raise TypeError(
                 f"Expected {argument} to be an array, or a structure of arrays; "

@@ -115,7 +115,7 @@ def check_label_arrays(y: Any, loss: Any, network: keras.Model, argument: str) -
     flat_outputs = keras.tree.flatten(outputs)
     names = get_output_names(network, outputs)
     losses = align_losses(loss, names, len(flat_outputs))
-    labels_of_outputs = _align_labels(y, losses, names)
+    labels_of_outputs = align_labels(y, losses, names)
     # Every output with a loss needs labels; others may have none, as in Keras.
     if labels_of_outputs is None or any(
         one is not None and labels is None
@@ -177,20 +177,7 @@ def check_class_weight(class_weight: Any, network: keras.Model | None) -> None:
         )
 
 
-def get_shape(array: Any) -> tuple[Any, ...] | None:
-    """Return the shape of an array or its specification; None if it has no rank."""
-    rank = getattr(array.shape, "rank", len(tuple(array.shape or ())))
-    return None if rank is None else tuple(array.shape)
-
-
-def format_array_shapes(arrays: Any) -> Any:
-    """Return a structure of arrays as one of shapes, to be read in a message."""
-    return keras.tree.map_structure(
-        lambda a: str(get_shape(a)) if hasattr(a, "shape") else repr(a), arrays
-    )
-
-
-def _align_labels(
+def align_labels(
     y: Any, losses: Sequence[Any], names: Sequence[str] | None
 ) -> list[Any] | None:
     """Return the labels of each output, None if they do not fit the outputs."""
@@ -209,11 +196,26 @@ def _align_labels(
     return [None if loss is None else next(remaining) for loss in losses]
 
 
+def get_shape(array: Any) -> tuple[Any, ...] | None:
+    """Return the shape of an array or its specification; None if it has no rank."""
+    rank = getattr(array.shape, "rank", len(tuple(array.shape or ())))
+    return None if rank is None else tuple(array.shape)
+
+
+def format_array_shapes(arrays: Any) -> Any:
+    """Return a structure of arrays as one of shapes, to be read in a message."""
+    return keras.tree.map_structure(
+        lambda a: str(get_shape(a)) if hasattr(a, "shape") else repr(a), arrays
+    )
+
+
 def _check_shape(
     labels: Any, output: tuple[Any, ...], spec: LossSpec, argument: str
 ) -> None:
     shape, name, from_logits = get_shape(labels), spec.name, spec.from_logits
     is_sparse = name.startswith("sparse")
+    # Keras takes any number of samples, also where an input has a fixed batch size.
+    output = (None, *output[1:])
     expected = output[:-1] if is_sparse else output
     # Keras adds or drops a last dimension of 1 by itself.
     allowed = [expected, (*expected, 1)]

@@ -12,8 +12,11 @@ On one device every function here returns what it was given, and adds no operati
 How an empty replica is handled
 -------------------------------
 The last batch of an epoch may leave a replica without samples. It must still run the
-step, because the other replicas wait for it in every collective operation. Its means
-are 0 / 0 = NaN, so they are replaced rather than multiplied by zero (0 · NaN is NaN):
+step, because the other replicas wait for it in every collective operation.
+TensorFlow's convolutions refuse an empty batch, so that its networks run on one sample
+of zeros, whose outputs are dropped (`run_on_samples`). Nothing else sees that sample.
+The means over no samples are 0 / 0 = NaN, so they are replaced rather than multiplied
+by zero (0 · NaN is NaN):
 
 - `replica_share` returns 0 for its losses and metrics;
 - `reduce_gradients` makes its gradients zero;
@@ -31,11 +34,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.utils.keras_private import get_logits
 from keras_fitnets.utils.keras_private import get_mask
+from keras_fitnets.utils.keras_private import set_mask_and_logits
+from keras_fitnets.utils.keras_private import wrap_layers
 
 
 def num_replicas() -> int:
     """Return how many replicas run the step."""
+    # Keras builds losses and metrics in the strategy's scope before the first step,
+    # where no replica runs and there is nothing to add up.
+    if tf.distribute.in_cross_replica_context():
+        return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -90,48 +100,95 @@ def replica_share(mean: Any, items: Any) -> Any:
     return tf.where(items > 0, mean * share, tf.zeros_like(mean))
 
 
-def per_replica_loss(
-    compiled_loss: Callable[..., Any], losses: Any
-) -> Callable[..., Any]:
-    """Return a compiled loss as the mean over this replica's samples alone.
+def gather(tensors: Any) -> Any:
+    """Return the samples of all replicas, with their masks and logits, on each of them.
 
-    Keras divides a loss that is a mean by the number of replicas; this undoes it. It
-    does not divide a sum, whose parts on the replicas have no defined total.
+    Gradients find their way back to the replica whose sample it is.
 
     Args:
-        compiled_loss: the loss as `compile` made it.
-        losses: what was passed to `compile`, to see how each loss is reduced.
+        tensors: a structure of tensors, `(samples, ...)`; None stays None.
+    """
+    context = tf.distribute.get_replica_context()
 
-    Raises:
-        ValueError: on several replicas, for a loss that is not a mean.
+    def gather_one(tensor: tf.Tensor) -> tf.Tensor:
+        # Collective operations know few types: booleans and short integers are not
+        # among them.
+        is_carried = tensor.dtype.is_floating or tensor.dtype in (tf.int32, tf.int64)
+        carried = tensor if is_carried else tf.cast(tensor, tf.int32)
+        return tf.cast(context.all_gather(carried, axis=0), tensor.dtype)
+
+    return _map_samples(gather_one, tensors)
+
+
+def run_on_samples(
+    run: Callable[[Any], Any], x: Any, layers: Sequence[keras.layers.Layer] = ()
+) -> Any:
+    """Run networks on this replica's batch, or on a sample of zeros if it has none.
+
+    Args:
+        run: a function of a batch of inputs.
+        x: the inputs of this replica.
+        layers: all layers that `run` calls. Those that look at the samples of all
+            replicas must not see the zeros.
+
+    Returns:
+        The outputs of `run` for the samples in `x`: of an empty batch, empty ones.
+    """
+    dense = [t for t in keras.tree.flatten(x) if isinstance(t, tf.Tensor)]
+    # A batch of a size that is known when the step is traced is not empty.
+    if num_replicas() == 1 or not dense or dense[0].shape[0] is not None:
+        return run(x)
+    samples = tf.shape(dense[0])[0]
+
+    def drop(tensor: Any) -> Any:
+        return tensor[:samples] if isinstance(tensor, tf.Tensor) else tensor
+
+    def fill(tensor: tf.Tensor) -> tf.Tensor:
+        if not isinstance(tensor, tf.Tensor):
+            return tensor
+        # Sizes that are unknown until a batch comes are 0 in an empty one. A step has
+        # given them the sizes that other replicas have: see `match_sizes`.
+        one = tf.concat([[1], tf.shape(tensor)[1:]], axis=0)
+        filled = tf.cond(
+            samples > 0, lambda: tensor, lambda: tf.zeros(one, tensor.dtype)
+        )
+        return tf.ensure_shape(filled, tensor.shape)
+
+    def call_on_own(call: Any, *args: Any, **options: Any) -> Any:
+        args, options = _map_samples(drop, (args, options))
+        return _map_samples(fill, call(*args, **options))
+
+    # A synchronized BatchNormalization counts the samples of all replicas.
+    synchronized = [one for one in layers if getattr(one, "synchronized", False)]
+    with wrap_layers(synchronized, call_on_own):
+        outputs = run(_map_samples(fill, x))
+    return _map_samples(drop, outputs)
+
+
+def match_sizes(data: Any) -> Any:
+    """Return a batch; an empty one in the sizes of the other replicas' batches.
+
+    Of an image size that is unknown until a batch comes, `(None, None, None, 3)`,
+    TensorFlow makes an empty batch of shape `(0, 0, 0, 3)`.
     """
     if num_replicas() == 1:
-        return compiled_loss
-    for one in keras.tree.flatten(losses):
-        reduction = getattr(one, "reduction", "mean")
-        if reduction not in ("sum_over_batch_size", "mean"):
-            raise ValueError(
-                f"On {num_replicas()} replicas a label loss must be a mean over the "
-                f"samples; {one!r} has reduction={reduction!r}. Leave `reduction` at "
-                "its default, and scale the loss by `loss_weights` if it should be "
-                "larger."
-            )
+        return data
+    context = tf.distribute.get_replica_context()
 
-    def loss(y: Any, y_pred: Any, sample_weight: Any) -> Any:
-        outputs = keras.tree.flatten(y_pred)
-        masks = [get_mask(output) for output in outputs]
-        # With masks each output has a number of steps of its own, and the one sum that
-        # Keras returns cannot be divided into shares any more.
-        if len(masks) > 1 and any(mask is not None for mask in masks):
-            raise ValueError(
-                f"The label loss of {len(outputs)} outputs with masks cannot be shared "
-                f"by {num_replicas()} replicas, which hold different numbers of time "
-                "steps: Keras returns one mean for all outputs. Train on one device, "
-                "or compile without a label loss."
-            )
-        return compiled_loss(y, y_pred, sample_weight) * num_replicas()
+    def match(tensor: Any) -> Any:
+        is_known = not isinstance(tensor, tf.Tensor) or tensor.shape.rank is None
+        if is_known or None not in tensor.shape[1:] or tensor.shape[0] is not None:
+            return tensor
+        sizes = context.all_gather(tf.shape(tensor)[None, 1:], axis=0)
+        shape = tf.concat([[0], tf.reduce_max(sizes, axis=0)], axis=0)
+        matched = tf.cond(
+            tf.shape(tensor)[0] > 0,
+            lambda: tensor,
+            lambda: tf.zeros(shape, tensor.dtype),
+        )
+        return tf.ensure_shape(matched, tensor.shape)
 
-    return loss
+    return keras.tree.map_structure(match, data)
 
 
 @contextlib.contextmanager
@@ -161,7 +218,10 @@ def sync_state_updates(variables: Sequence[Any], samples: Any) -> Iterator[None]
             continue
         # old + Σ_r (n_r / Σ n) · (new_r - old): an empty replica's NaN gets no weight.
         # Integers, such as a seed, and sums are no averages: they stay as they are.
-        if variable.aggregation != "sum" and new.dtype.is_floating:
+        if variable.aggregation == "sum":
+            # An empty replica has nothing to add but the sample that stood in.
+            new = tf.where(samples > 0, new, tf.zeros_like(new))
+        elif new.dtype.is_floating:
             new = old + all_reduce_sum(replica_share(new - old, samples))
         variable.assign(new)
 
@@ -231,20 +291,6 @@ def update_variables(
     context.merge_call(update_on_all, args=(before, *args))
 
 
-@contextlib.contextmanager
-def scale_updates(variables: Sequence[Any], factor: float) -> Iterator[None]:
-    """Scale the updates made inside this block by `factor`.
-
-    Args:
-        variables: the variables that the block updates.
-        factor: 1 leaves the updates as they are, 0 takes them back.
-    """
-    before = [tf.identity(variable.value) for variable in variables]
-    yield
-    if variables:
-        update_variables(variables, before, lambda old, new: old + factor * (new - old))
-
-
 def _has_clipping_or_scaling(optimizer: Any) -> bool:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return True
@@ -261,3 +307,22 @@ def _map_floats(function: Any, tensors: Sequence[Any]) -> list[Any]:
 
     # A sparse gradient is opened into its values and its indices, which are integers.
     return tf.nest.map_structure(apply, list(tensors), expand_composites=True)
+
+
+def _map_samples(function: Callable[[Any], Any], tensors: Any) -> Any:
+    """Apply a function to each tensor, and to the mask and logits attached to it."""
+
+    def apply(tensor: Any) -> Any:
+        if tensor is None:
+            return None
+        mask, logits = get_mask(tensor), get_logits(tensor)
+        result = function(tensor)
+        if result is not tensor:
+            set_mask_and_logits(
+                result,
+                None if mask is None else function(mask),
+                None if logits is None else function(logits),
+            )
+        return result
+
+    return keras.tree.map_structure(apply, tensors)

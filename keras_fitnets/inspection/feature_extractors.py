@@ -14,6 +14,7 @@ from typing import Protocol
 import keras
 
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.keras_private import get_producer
 from keras_fitnets.utils.keras_private import hook_layers
 from keras_fitnets.utils.keras_private import run_graph
 
@@ -89,7 +90,7 @@ class GraphFeatureExtractor:
                 dtype=x.dtype,
                 name=x.name,
                 sparse=getattr(x, "sparse", None),
-                optional=getattr(x, "optional", False),
+                optional=_is_optional(x),
             ),
             graph.get_inputs(network),
         )
@@ -268,6 +269,12 @@ def _rebuild_graph(
             inputs = visit(layer)(inputs)
         return inputs
     return run_graph(network, inputs, visit)
+
+
+def _is_optional(tensor: Any) -> bool:
+    """Whether an input of a network may be None."""
+    producer = get_producer(tensor)
+    return producer is not None and getattr(producer.operation, "optional", False)
 
 
 def _check_one_tensor(

@@ -62,6 +62,15 @@ def make_flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
     return run_flat
 
 
+def get_batch_size(network: keras.Model) -> int | None:
+    """Return the size of batch that a network's inputs are fixed to, None without one.
+
+    `keras.Input(..., batch_size=4)` fixes it.
+    """
+    inputs = keras.tree.flatten(get_inputs(network)) if is_symbolic(network) else []
+    return next((i.shape[0] for i in inputs if i.shape[0] is not None), None)
+
+
 def get_inputs(network: keras.Model) -> Any:
     """Return symbolic inputs like the network's own, or None if they are unknown."""
     # A Sequential network has one input; its `input` would be of the first layer, which
@@ -176,7 +185,20 @@ def choose_dtype_policy(parts: Sequence[Any]) -> Any:
     dtypes = {layer.compute_dtype for layer in layers}
     if "float16" in dtypes:
         return "mixed_float16"
-    return "float64" if "float64" in dtypes else roots[0].dtype_policy
+    return "float64" if "float64" in dtypes else get_plain_policy(roots[0])
+
+
+def get_plain_policy(layer: keras.layers.Layer) -> Any:
+    """Return a layer's dtype policy, without the quantization of its weights.
+
+    A layer behind a quantized one is not quantized itself: an int8 kernel cannot be
+    trained.
+    """
+    policy = layer.dtype_policy
+    if policy.quantization_mode is None:
+        return policy
+    compute, variable = policy.compute_dtype, policy.variable_dtype
+    return keras.DTypePolicy(compute if compute == variable else f"mixed_{compute}")
 
 
 def find_layer(network: keras.Model, path: str) -> keras.layers.Layer:

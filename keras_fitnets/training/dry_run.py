@@ -10,6 +10,7 @@ from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.validate_data import check_source
 from keras_fitnets.distillation.validate_data import is_source
 from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.inspection import graph
 from keras_fitnets.training.stage import Stage
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_integer
@@ -169,7 +170,8 @@ def dry_run(
                 # One batch serves all kinds: each pass of a shuffled dataset draws
                 # random numbers, and the training should not depend on this check.
                 if name not in batches:
-                    batches[name] = _take_batch(name, *source)
+                    size = graph.get_batch_size(distiller.student) or 1
+                    batches[name] = _take_batch(name, size, *source)
                 batch = batches[name]
                 check_source(distiller, f"a batch of {name}", *batch)
                 logs = distiller.test_on_batch(*batch, return_dict=True)
@@ -202,9 +204,9 @@ def _check_readable(name: str, source: Any) -> None:
 
 
 def _take_batch(
-    name: str, x: Any, y: Any = None, sample_weight: Any = None
+    name: str, size: int, x: Any, y: Any = None, sample_weight: Any = None
 ) -> tuple[Any, ...]:
-    """Take the first batch of a dataset, or the first sample of arrays."""
+    """Take the first batch of a dataset, or the first `size` samples of arrays."""
     if isinstance(x, keras.utils.PyDataset):
         return unpack_batch(name, x[0])
     if isinstance(x, DATASETS):
@@ -215,4 +217,4 @@ def _take_batch(
             "one batch: see what `.filter()` or `.skip()` leaves of it."
         )
     arrays = (x, y, sample_weight)
-    return keras.tree.map_structure(lambda a: None if a is None else a[:1], arrays)
+    return keras.tree.map_structure(lambda a: None if a is None else a[:size], arrays)

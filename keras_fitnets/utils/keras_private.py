@@ -11,6 +11,7 @@ No other module may read a private name of Keras (`tests/project/test_layering.p
 import contextlib
 import functools
 import inspect
+import operator
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ def get_logits(outputs: Any) -> Any:
     probability that was rounded to 0 or 1 has lost them. Nothing public returns them.
     """
     return getattr(outputs, "_keras_logits", None)
+
+
+def set_mask_and_logits(tensor: Any, mask: Any, logits: Any) -> None:
+    """Attach a mask and logits to a tensor, as Keras does; None attaches nothing.
+
+    For parts of a network's outputs, and for the outputs of several devices together:
+    TensorFlow's operations drop what Keras 3.15 has attached to their inputs.
+    """
+    if mask is not None:
+        tensor._keras_mask = mask
+    if logits is not None:
+        tensor._keras_logits = logits
 
 
 class Producer(NamedTuple):
@@ -101,8 +114,8 @@ def get_build_shape(network: keras.Model) -> Any:
     return (config or {}).get("input_shape")
 
 
-# Which function to call with the outputs of the hooked layers, one for each thread:
-# replicas are traced in threads that take turns in the middle of a forward pass.
+# What is hooked to which layers, one for each thread: replicas are traced in threads
+# that take turns in the middle of a forward pass.
 _thread = threading.local()
 
 
@@ -116,8 +129,31 @@ def hook_layers(
     https://github.com/keras-team/keras/issues/18634. So `call` of each layer is hidden
     by an attribute of the same name while any thread is inside this context.
     """
-    before = getattr(_thread, "on_output", None)
-    _thread.on_output = on_output
+    listeners = {id(layer): on_output for layer in layers}
+    with _set_hooks("listeners", listeners, layers):
+        yield
+
+
+@contextlib.contextmanager
+def wrap_layers(
+    layers: Sequence[keras.layers.Layer], wrapper: Callable[..., Any]
+) -> Iterator[None]:
+    """Call `wrapper(call, inputs, ...)` in this thread in place of the layers' `call`.
+
+    The hooks of `hook_layers` hear what the wrapper returns.
+    """
+    wrappers = {id(layer): wrapper for layer in layers}
+    with _set_hooks("wrappers", wrappers, layers):
+        yield
+
+
+@contextlib.contextmanager
+def _set_hooks(
+    kind: str, hooks: dict[int, Any], layers: Sequence[keras.layers.Layer]
+) -> Iterator[None]:
+    """Let these be the thread's hooks of one kind, by the layers' identity."""
+    before = getattr(_thread, kind, {})
+    setattr(_thread, kind, hooks)
     for layer in layers:
         _change_hooks(layer, +1)
     try:
@@ -125,7 +161,7 @@ def hook_layers(
     finally:
         for layer in layers:
             _change_hooks(layer, -1)
-        _thread.on_output = before
+        setattr(_thread, kind, before)
 
 
 def _change_hooks(layer: keras.layers.Layer, change: int) -> None:
@@ -135,10 +171,12 @@ def _change_hooks(layer: keras.layers.Layer, change: int) -> None:
 
         @functools.wraps(call)
         def hooked_call(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            on_output = getattr(_thread, "on_output", None)
-            if on_output is not None:
-                on_output(layer, outputs)
+            wrapper = getattr(_thread, "wrappers", {}).get(id(layer))
+            run = call if wrapper is None else functools.partial(wrapper, call)
+            outputs = run(*args, **kwargs)
+            listener = getattr(_thread, "listeners", {}).get(id(layer))
+            if listener is not None:
+                listener(layer, outputs)
             return outputs
 
         hooked_call._hook_count = 0  # type: ignore[attr-defined]
@@ -161,13 +199,51 @@ def has_compiled_metrics(model: keras.Model) -> bool:
     return model._compile_metrics is not None
 
 
-def get_compiled_loss(model: keras.Model) -> Callable[..., Any]:
-    """Return the compiled loss as a function of labels, outputs and sample weights.
+class OutputLoss(NamedTuple):
+    """The label loss of one output, as `compile` has made it.
 
-    The public `compute_loss` of Keras 3.15 adds the regularisation losses to it, and
-    `keras.losses.get` builds the loss of a single output alone.
+    Attributes:
+        output: the position of the output among the flat outputs.
+        loss: the `keras.losses.Loss`.
+        weight: its factor in the sum of all losses, or None.
+        tracker: the running mean that is logged, None where there is one loss alone.
     """
-    return model._compile_loss
+
+    output: int
+    loss: Any
+    weight: Any
+    tracker: Any
+
+
+def list_output_losses(
+    model: keras.Model, labels: Sequence[Any], outputs: Any
+) -> list[OutputLoss]:
+    """Return the compiled losses with the outputs that they are for.
+
+    Keras 3.15 evaluates them only together, and returns their sum, from which no value
+    of one of several outputs can be had. `keras.losses.get` builds the loss of a single
+    output alone, and the public `compute_loss` adds the regularisation losses.
+
+    Args:
+        model: the compiled model.
+        labels: those of each output, None for an output without a loss.
+        outputs: the model's outputs.
+    """
+    compiled = model._compile_loss
+    if not compiled.built:
+        compiled.build(keras.tree.pack_sequence_as(outputs, list(labels)), outputs)
+    positions = keras.tree.pack_sequence_as(
+        compiled._y_pred_build_structure, list(range(len(labels)))
+    )
+    trackers = compiled.metrics or [None] * len(compiled._flat_losses)
+    return [
+        OutputLoss(
+            functools.reduce(operator.getitem, path, positions), loss, weight, tracker
+        )
+        for (path, loss, weight, _), tracker in zip(
+            compiled._flat_losses, trackers, strict=True
+        )
+    ]
 
 
 def get_loss_weights(model: keras.Model) -> Any:
@@ -225,6 +301,123 @@ def get_keras_arguments(callback: Any) -> set[str]:
     """
     own = [cls for cls in type(callback).__mro__ if cls.__module__.startswith("keras.")]
     return {name for cls in own for name in inspect.signature(cls).parameters}
+
+
+# ── What an optimizer does with the learning rate ───────────────────────────────────
+
+
+@contextlib.contextmanager
+def scale_learning_rate(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any], factor: float
+) -> Iterator[None]:
+    """Multiply an optimizer's learning rate by a factor, for some variables alone.
+
+    The factor reaches whatever the optimizer does with the learning rate inside this
+    block: its updates, and a decoupled weight decay. What it does afterwards, such as a
+    moving average of the weights or a constraint, sees weights that were updated so.
+
+    Keras 3.15 has one learning rate for all variables, but for the layers of a
+    `MultiOptimizer`: see https://github.com/keras-team/keras/issues/21741. To scale the
+    updates from outside would leave moving averages of the whole updates.
+
+    Args:
+        optimizer: the optimizer, built.
+        variables: the variables; none of them for the learning rate as it is.
+        factor: the factor.
+
+    Raises:
+        ValueError: for an optimizer that updates the variables in its own way.
+    """
+    inner = _list_inner_optimizers(optimizer) if variables else []
+    scaled = [_ScaledSteps.get(one) for one in inner]
+    for steps in scaled:
+        steps.enter(variables, factor)
+    try:
+        yield
+    finally:
+        for steps in scaled:
+            steps.leave()
+
+
+def _list_inner_optimizers(optimizer: Any) -> list[Any]:
+    """Return the optimizers inside of one that passes its gradients on, or itself."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return _list_inner_optimizers(optimizer.inner_optimizer)
+    # A `MultiOptimizer` is not in the oldest version of Keras that is supported.
+    multi_optimizer = getattr(keras.optimizers, "MultiOptimizer", None)
+    if multi_optimizer is not None and isinstance(optimizer, multi_optimizer):
+        return list(optimizer.optimizers)
+    return [optimizer]
+
+
+class _ScaledSteps:
+    """Hides the methods of an optimizer in which it uses the learning rate.
+
+    The replicas of a step are traced in threads that take turns: the methods are hidden
+    until the last of them has left.
+    """
+
+    @classmethod
+    def get(cls, optimizer: Any) -> "_ScaledSteps":
+        """Return what hides an optimizer's methods already, or will."""
+        steps = getattr(optimizer.update_step, "__self__", None)
+        return steps if isinstance(steps, cls) else cls(optimizer)
+
+    def __init__(self, optimizer: Any) -> None:
+        if type(optimizer).apply is not keras.optimizers.Optimizer.apply:
+            raise ValueError(
+                "`learning_rate_factor` needs an optimizer that updates one variable "
+                f"at a time, in `update_step`; {type(optimizer).__name__} defines "
+                "`apply`. Leave `learning_rate_factor` at 1, or use another optimizer."
+            )
+        self._optimizer = optimizer
+        self._update_step = optimizer.update_step
+        self._apply_weight_decay = optimizer._apply_weight_decay
+        self._get_current_learning_rate = optimizer._get_current_learning_rate
+        self._count = 0
+
+    def enter(self, variables: Sequence[Any], factor: float) -> None:
+        self._keys = {self._optimizer._var_key(variable) for variable in variables}
+        self._factor = factor
+        # That of the weight decay under way, which asks the optimizer for its rate.
+        self._decay_factor = 1.0
+        self._count += 1
+        # Keras' own `__setattr__` would track what is assigned.
+        for name, method in {
+            "update_step": self.update_step,
+            "_apply_weight_decay": self.apply_weight_decay,
+            "_get_current_learning_rate": self.get_learning_rate,
+        }.items():
+            object.__setattr__(self._optimizer, name, method)
+
+    def leave(self) -> None:
+        self._count -= 1
+        if self._count == 0:
+            for name in ("update_step", "_apply_weight_decay"):
+                object.__delattr__(self._optimizer, name)
+            object.__delattr__(self._optimizer, "_get_current_learning_rate")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if self._is_scaled(variable):
+            learning_rate = learning_rate * self._factor
+        self._update_step(gradient, variable, learning_rate)
+
+    def apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        self._apply_weight_decay([v for v in variables if not self._is_scaled(v)])
+        scaled = [v for v in variables if self._is_scaled(v)]
+        # All replicas set the same value, and wait for each other in the decay.
+        self._decay_factor = self._factor
+        self._apply_weight_decay(scaled)
+        self._decay_factor = 1.0
+
+    def get_learning_rate(self) -> Any:
+        learning_rate = self._get_current_learning_rate()
+        if self._decay_factor == 1:
+            return learning_rate
+        return learning_rate * self._decay_factor
+
+    def _is_scaled(self, variable: Any) -> bool:
+        return self._optimizer._var_key(variable) in self._keys
 
 
 # ── How configurations are written ──────────────────────────────────────────────────

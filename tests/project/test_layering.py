@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "callbacks": {"keras", "utils", "distribution", "distillation"},
     "training": {
         *("keras", "tensorflow"),
-        *("utils", "distribution", "distillation", "callbacks"),
+        *("utils", "inspection", "distribution", "distillation", "callbacks"),
     },
     "cache": {
         *("keras", "tensorflow", "filelock"),
@@ -102,9 +102,12 @@ PRIVATE_PLACES = {
 }
 PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python")
 PRIVATE_NAMES = {
+    "_apply_weight_decay",
     "_compile_loss",
     "_compile_metrics",
     "_distribute_strategy",
+    "_flat_losses",
+    "_get_current_learning_rate",
     "_fn_kwargs",
     "_inbound_nodes",
     "_keras_history",
@@ -115,6 +118,8 @@ PRIVATE_NAMES = {
     "_run_through_graph",
     "_symbolic_build",
     "_use_cached_eval_dataset",
+    "_var_key",
+    "_y_pred_build_structure",
 }
 
 

@@ -148,23 +148,93 @@ def test_compiled_metrics_are_distinguished_from_a_models_own():
     assert keras_private.has_compiled_metrics(compiled(metrics=["mae"]))
 
 
-def test_the_compiled_loss_leaves_regularisation_out():
-    penalised = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(10.0))
-    model = keras.Sequential([keras.Input((2,)), penalised])
-    model.compile("sgd", "mse")
-    x, y = tf.ones((2, 2)), tf.zeros((2, 1))
-    y_pred = model(x)
-    loss = float(keras_private.get_compiled_loss(model)(y, y_pred, None))
-    np.testing.assert_allclose(loss, np.mean(np.square(y_pred)), rtol=1e-6)
-    whole = float(model.compute_loss(x, y, y_pred))
-    assert whole > loss, "`compute_loss` would do in place of `get_compiled_loss`."
+def two_outputs(loss, **options):
+    inputs = keras.Input((2,))
+    outputs = [keras.layers.Dense(1, name=name)(inputs) for name in ("bee", "ant")]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", loss, **options)
+    return model
 
 
-def test_the_compiled_loss_weighs_samples():
+LOSSES = {
+    "one": "mse",
+    "list": ["mse", "mae"],
+    "names": {"ant": "mae", "bee": "mse"},
+}
+
+
+@pytest.mark.parametrize("form", LOSSES)
+def test_the_compiled_losses_are_those_of_the_outputs_in_their_order(form):
+    model = two_outputs(LOSSES[form])
+    outputs = model(tf.ones((3, 2)))
+    labels = [tf.zeros((3, 1))] * 2
+    losses = keras_private.list_output_losses(model, labels, outputs)
+    assert [one.output for one in losses] == [0, 1]
+    second = "mse" if form == "one" else "mae"
+    assert [one.loss.name for one in losses] == ["mse", second]
+    assert [one.tracker.name for one in losses] == ["bee_loss", "ant_loss"]
+    total = sum(float(one.loss(labels[0], outputs[one.output])) for one in losses)
+    whole = float(model.compute_loss(None, labels, outputs))
+    message = "Keras keeps its losses otherwise: change `list_output_losses`."
+    assert whole == pytest.approx(total), message
+
+
+def test_a_single_compiled_loss_has_no_tracker_and_no_weight():
     model = compiled()
-    y, y_pred = tf.zeros((2, 1)), tf.constant([[1.0], [3.0]])
-    weighted = keras_private.get_compiled_loss(model)(y, y_pred, tf.constant([1.0, 0]))
-    assert float(weighted) == 0.5
+    outputs = model(tf.ones((3, 2)))
+    [one] = keras_private.list_output_losses(model, [tf.zeros((3, 1))], outputs)
+    assert (one.output, one.weight, one.tracker) == (0, None, None)
+
+
+def test_keras_still_weighs_batches_equally_in_the_logs_of_several_outputs():
+    """Once it does not, its own trackers would do: `evaluate_compiled_loss`."""
+    model = two_outputs("mse")
+    x = tf.ones((3, 2)) * tf.constant([[1.0], [2.0], [3.0]])
+    data = tf.data.Dataset.from_tensor_slices((x, (tf.zeros(3), tf.zeros(3)))).batch(2)
+    logs = model.evaluate(data, verbose=0, return_dict=True)
+    assert logs["bee_loss"] + logs["ant_loss"] != pytest.approx(logs["loss"])
+
+
+def test_wrapped_layers_are_asked_and_leave_no_trace():
+    layer, heard = keras.layers.Dense(2), []
+    layer.build((None, 3))
+    x = tf.ones((1, 3))
+    with (
+        keras_private.wrap_layers([layer], lambda call, x: call(x) + 1),
+        keras_private.hook_layers([layer], lambda *call: heard.append(call)),
+    ):
+        wrapped = layer(x)
+    assert "call" not in vars(layer)
+    np.testing.assert_allclose(wrapped, layer(x) + 1)
+    np.testing.assert_array_equal(heard[0][1], wrapped)
+
+
+def test_a_mask_and_logits_are_attached_where_they_are_read():
+    tensor = tf.zeros((1, 2))
+    keras_private.set_mask_and_logits(tensor, "mask", "logits")
+    assert keras_private.get_mask(tensor) == "mask"
+    assert keras_private.get_logits(tensor) == "logits"
+    loss = keras.losses.BinaryCrossentropy()(tf.ones((1, 1)), with_logits(3.0))
+    message = "Keras reads logits elsewhere: change `set_mask_and_logits`."
+    assert float(loss) == pytest.approx(np.log1p(np.exp(-3.0)), rel=1e-5), message
+
+
+def with_logits(value):
+    tensor = tf.zeros((1, 1))
+    keras_private.set_mask_and_logits(tensor, None, tf.fill((1, 1), value))
+    return tensor
+
+
+def test_the_learning_rate_is_scaled_for_some_variables_alone():
+    slow, fast = [keras.Variable([1.0]) for _ in range(2)]
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.build([slow, fast])
+    with keras_private.scale_learning_rate(optimizer, [slow], 0.5):
+        optimizer.apply([tf.ones(1), tf.ones(1)], [slow, fast])
+    message = "Keras' optimizers work otherwise: change `scale_learning_rate`."
+    assert float(slow[0]) == pytest.approx(1 - 0.5 * 0.15), message
+    assert float(fast[0]) == pytest.approx(1 - 0.15), message
+    assert "update_step" not in vars(optimizer)
 
 
 def test_the_metric_that_tracks_the_loss_is_named_loss():
