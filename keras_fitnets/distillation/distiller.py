@@ -774,7 +774,9 @@ class Distiller(FitsOnWorkers):
         """Return the label loss of a batch, a mean over its samples.
 
         Override it to add a term to the label loss, as in any Keras model. λ and the
-        soft targets, the hints and the student's regularisers are added by the step.
+        soft targets, the hints and the student's regularisers are added by the step. On
+        several replicas each calls it for its part of the batch, and the means over
+        these are weighted by their samples.
         """
         # Keras calls this once, to build the compiled loss, in every stage: also where
         # there is no label loss and there may be no labels.
