@@ -32,8 +32,10 @@ def pytest_configure(config):
     # tensorflow-datasets reads it when it is imported, which no test may do earlier.
     os.environ["TFDS_DATA_DIR"] = datasets.name
     config.add_cleanup(datasets.cleanup)
-    # The tensors are tiny: threads of one operation would only wait for each other.
+    # The tensors are tiny: threads of one operation would only wait for each other, and
+    # to hand an operation to another thread takes several times as long as to run it.
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * FAKE_DEVICES

@@ -99,7 +99,7 @@ def set_weights(distiller, values):
 
 def batches(x, y=None, sample_weight=None, batch_size=None):
     """A dataset that tf.data does not tune: in TensorFlow 2.21 an iterator that lived
-    for a few elements may wait for ever for the thread that does, on several replicas
+    for a few elements may wait long for the thread that does, on several replicas
     more often than not."""
     parts = tuple(part for part in (x, y, sample_weight) if part is not None)
     dataset = tf.data.Dataset.from_tensor_slices(parts).batch(batch_size or len(x))
