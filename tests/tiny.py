@@ -110,6 +110,12 @@ def batches(x, y=None, sample_weight=None, batch_size=None):
     return dataset.with_options(options)
 
 
+def two_replicas():
+    """A strategy without collectives, which another in one process would take."""
+    one_device = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], one_device)
+
+
 def given(model, x, y, options):
     """The data and the other options of `fit` or `evaluate`."""
     options = {"batch_size": len(x), "verbose": 0, **options}

@@ -196,6 +196,8 @@ def test_padding_is_kept_out_of_the_soft_targets_of_tokens_too():
             for name in ("tokens", "padding_mask")
         }
         x = layers.Embedding(20, width)(inputs["tokens"])
+        # Lower versions of Keras take no input that is not used.
+        x = x + 0.0 * ops.cast(ops.expand_dims(inputs["padding_mask"], -1), "float32")
         return keras.Model(inputs, layers.Dense(4)(x))
 
     teacher, student = network(8), network(4)
@@ -646,7 +648,7 @@ def test_on_several_replicas_it_is_the_same(loss):
         return logs.history["hint_loss"]
 
     alone = train(tf.distribute.get_strategy())
-    several = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    several = train(tiny.two_replicas())
     np.testing.assert_allclose(alone, several, rtol=1e-5)
 
 

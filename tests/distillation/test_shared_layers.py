@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import layers
 
 import keras_fitnets as kf
@@ -215,10 +216,7 @@ def test_a_layer_that_is_unfrozen_later_is_seen_before_it_is_trained(step):
 
 @pytest.mark.slow
 def test_on_several_replicas_the_teacher_keeps_every_bit():
-    import tensorflow as tf
-    import tiny
-
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with tiny.two_replicas().scope():
         teacher, student = pair(False)
         model = distiller(teacher, student)
     before = bits(teacher)
