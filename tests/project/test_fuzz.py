@@ -72,7 +72,7 @@ HINT = {
 }
 
 
-@search(400)
+@search(200)
 @hypothesis.given(arguments=st.fixed_dictionaries({}, optional=HINT))
 def test_a_hint_is_rejected_or_comes_back_from_its_config(arguments):
     arguments = {"hint_layer": "a", "guided_layer": "a/b", **arguments}
@@ -98,7 +98,7 @@ REGRESSOR = {
 }
 
 
-@search(300)
+@search(150)
 @hypothesis.given(
     target=SHAPE,
     guided=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
@@ -201,7 +201,7 @@ ABOUT += ["activation="]
 KINDS = st.sampled_from(list(INPUTS))
 
 
-@search(100)
+@search(60)
 @hypothesis.given(
     pair=KINDS.flatmap(lambda kind: st.tuples(described(kind), described(kind))),
     hints=HINTS,
