@@ -254,6 +254,7 @@ def _check_same(directory: str, saved: dict[str, Any], wanted: dict[str, Any]) -
         return
     name = others[0]
     before, now = saved.get(name), wanted.get(name)
+    name = names[0] if name == names[1] else name
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         at = next(i for i in range(len(now)) if before[i] != now[i])
         name, before, now = f"{name} at position {at}", before[at], now[at]

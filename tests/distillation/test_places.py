@@ -164,7 +164,7 @@ def test_a_run_of_other_layers_of_the_same_names_is_another_run(tmp_path):
     # Teacher dense to dense_3, student dense_4 to dense_7.
     train(tmp_path, ("dense_2", "dense_6"))
     restart(1)
-    with pytest.raises(ValueError, match="another run: its layers of the hints"):
+    with pytest.raises(ValueError, match="another run: its hints at position 0"):
         train(tmp_path, ("dense_2", "dense_6"))
 
 
