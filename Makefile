@@ -7,10 +7,9 @@ LOWEST := .venv-lowest/bin
 # Tests of programs, pages and tools, of kills and of random input, for which the newest
 # versions will do.
 NEWEST := benchmarks docs examples fuzz notebooks readme release reliability studies
-# The slow tests that lowest versions can fail where they pass the others: private parts,
-# files, strategies, XLA and the converters differ between versions. The other slow tests
-# are further runs of what the fast tests of their modules run.
-LOWEST_SLOW := distillation distribution export utils
+# The folders whose slow tests the lowest versions can fail where they pass the fast ones:
+# checkpoints, files, strategies, XLA and the converters differ between versions.
+LOWEST_SLOW := cache callbacks distillation distribution export training
 
 .PHONY: demo test test-fast test-lowest coverage check docs wheel format notebooks clean
 

@@ -171,6 +171,7 @@ def check_shapes(layer, guided, hint):
     assert layer(normal(2, *guided)).shape == (2, *hint)
 
 
+@pytest.mark.slow
 @SHAPE_OPTIONS
 @hypothesis.given(convolutional_pairs())
 def test_any_pair_of_convolutional_shapes_meets(pair):
@@ -178,6 +179,7 @@ def test_any_pair_of_convolutional_shapes_meets(pair):
     check_shapes(kf.HintRegressor(hint, data_format=data_format), guided, hint)
 
 
+@pytest.mark.slow
 @SHAPE_OPTIONS
 @hypothesis.given(
     st.one_of(
@@ -192,6 +194,7 @@ def test_a_convolution_has_the_weights_the_paper_counts(pair):
     assert count(layer) == weights
 
 
+@pytest.mark.slow
 @SHAPE_OPTIONS
 @hypothesis.given(*[st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)] * 2)
 def test_flat_and_shapes_of_other_rank_meet_in_a_dense_layer(guided, hint):

@@ -84,6 +84,7 @@ def test_asking_for_values_out_of_order_changes_none():
     assert [callback.value(epoch) for epoch in (3, 0, 9, 3, 4)] == [2, 4, 1, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["kd", "joint"])
 @pytest.mark.parametrize("log", ANNEALINGS)
 def test_the_step_and_the_history_see_the_value(log, stage):
@@ -117,6 +118,7 @@ def test_lambda_and_temperature_are_annealed_together_in_the_very_step():
         np.testing.assert_allclose(logs["loss"][epoch], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_uses_the_value_of_its_epoch():
     x, y = tiny.data()
     annealing = kf.LambdaAnnealing(4.0, 1.0, epochs=3)
@@ -143,6 +145,7 @@ def test_stage_hint_sets_and_logs_nothing():
     assert watch.temperature == [3.0, 3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_values_of_its_epochs():
     start = 2
 
@@ -192,6 +195,7 @@ class Redraw(keras.callbacks.Callback):
         tiny.redrawn(self.model.student, epoch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "monitor", "mode"),
     [

@@ -83,6 +83,7 @@ def hidden_and_logits(weights, x=HELD_OUT):
 TERMS = {"hint": ["hint"], "kd": ["label", "kd"], "joint": ["label", "kd", "hint"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "eagerly"),
     [("hint", False), ("kd", False), ("joint", False), ("joint", True)],
@@ -152,6 +153,7 @@ def test_outputs_of_every_kind_agree_or_not(case):
     assert 0 < agreement < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("average", ["arithmetic", "geometric"])
 def test_an_ensemble_says_what_its_soft_targets_of_the_epoch_say(average, activation):
@@ -194,6 +196,7 @@ def forked(seed):
     return tiny.redrawn(keras.Model(inputs, outputs), seed)
 
 
+@pytest.mark.slow
 def test_several_pairs_and_outputs_have_a_log_each():
     model = distiller(
         *("joint", forked(1), forked(2)),
@@ -225,6 +228,7 @@ def test_several_pairs_and_outputs_have_a_log_each():
 # Networks of every kind
 
 
+@pytest.mark.slow
 def test_masked_steps_do_not_count():
     def network(width, seed):
         inputs = keras.Input((5, 3))
@@ -262,6 +266,7 @@ BUILDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "stage"), [("subclassed", "hint"), ("subclassed teacher", "joint")]
 )
@@ -301,6 +306,7 @@ def test_networks_that_show_no_graph(build, stage):
     tiny.assert_logs({name: logs[name][0] for name in expected}, expected, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_precisions(policy):
     student = tiny.network(hidden=4, seed=2, dtype=policy)
@@ -343,6 +349,7 @@ def test_inputs_in_a_dictionary_and_what_a_cache_says_of_them():
 # In training of every kind
 
 
+@pytest.mark.slow
 def test_nothing_is_changed_and_nothing_learns_from_it():
     class Counting(layers.Layer):
         """Changes its state in every pass, in inference too."""
@@ -378,6 +385,7 @@ def test_nothing_is_changed_and_nothing_learns_from_it():
     assert more.keys() - logs.keys() == NAMES
 
 
+@pytest.mark.slow
 def test_the_teacher_is_run_once_and_the_student_once_an_epoch(monkeypatch):
     computed, passes = [], []
 
@@ -413,6 +421,7 @@ def test_the_teacher_is_run_once_and_the_student_once_an_epoch(monkeypatch):
     assert computed == [4, 4, 3] * 3
 
 
+@pytest.mark.slow
 def test_both_stages_and_no_checkpoint_of_the_teachers_outputs(tmp_path):
     def run(folder, monitor):
         keras.utils.set_random_seed(0)
@@ -456,6 +465,7 @@ def test_both_stages_and_no_checkpoint_of_the_teachers_outputs(tmp_path):
     assert again.hint.history == hint and again.kd.history == kd
 
 
+@pytest.mark.slow
 def test_two_replicas_log_what_one_does():
     def trained(strategy):
         with strategy.scope():
@@ -481,6 +491,7 @@ def test_two_replicas_log_what_one_does():
     tiny.assert_logs({name: [value] for name, value in logs.items()}, shared)
 
 
+@pytest.mark.slow
 def test_a_cache_of_the_teacher_changes_nothing(tmp_path):
     def run(cached):
         model = distiller("joint", eagerly=False)

@@ -55,6 +55,7 @@ def refuse(*args, **kwargs):
     raise AssertionError("the network was asked for")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SIZES)
 def test_digits_have_the_documented_form(split):
     dataset = datasets.load("digits", split=split)
@@ -65,6 +66,7 @@ def test_digits_have_the_documented_form(split):
     assert images.min() == 0 and images.max() == 1
 
 
+@pytest.mark.slow
 def test_digits_are_those_of_scikit_learn_each_once():
     grey, labels = load_digits(return_X_y=True)
     read = [arrays(datasets.load("digits", split, shuffle=False)) for split in SIZES]
@@ -88,6 +90,7 @@ def test_digits_splits_are_stratified_disjoint_and_fixed():
     }
 
 
+@pytest.mark.slow
 def test_digits_are_prepared_once_in_silence_and_offline(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(socket, "socket", refuse)
     datasets.load("digits", data_dir=tmp_path)
@@ -100,6 +103,7 @@ def test_digits_are_prepared_once_in_silence_and_offline(tmp_path, monkeypatch, 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_is_done_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(digits, "stratified_split", refuse)
@@ -108,6 +112,7 @@ def test_an_interrupted_preparation_is_done_again(tmp_path, monkeypatch):
     assert len(datasets.load("digits", data_dir=tmp_path)) == SIZES["train"]
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(tmp_path, monkeypatch):
     split = digits.stratified_split
 
@@ -120,6 +125,7 @@ def test_two_processes_may_prepare_at_once(tmp_path, monkeypatch):
     assert len(datasets.load("digits", data_dir=tmp_path)) == SIZES["train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "shuffle", "moves"),
     [
@@ -140,6 +146,7 @@ def test_shuffle(split, shuffle, moves):
     )
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_the_order():
     first, second = (arrays(datasets.load("digits", seed=3))[1] for _ in range(2))
     assert (first == second).all()
@@ -157,6 +164,7 @@ def test_a_remainder_is_dropped():
     assert dataset.element_spec[0].shape == (100, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_half_of_the_images_are_flipped_others_in_each_pass_and_again_by_a_seed():
     options = {"name": "digits", "split": "train", "shuffle": False}
     plain = arrays(datasets.load(**options))[0]
@@ -172,6 +180,7 @@ def test_half_of_the_images_are_flipped_others_in_each_pass_and_again_by_a_seed(
     np.testing.assert_array_equal(again, passes[0])
 
 
+@pytest.mark.slow
 def test_workers_read_each_image_once():
     whole = arrays(datasets.load("digits", split="test"))[0]
     parts = []
@@ -255,6 +264,7 @@ def test_the_papers_data_are_read(name, tmp_path, monkeypatch):
     assert pixels.min() == 0 and pixels.max() == 255
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("CIFAR10_DIR" not in os.environ, reason="no $CIFAR10_DIR")
 def test_cifar10_itself():
     parts = datasets.splits("cifar10")

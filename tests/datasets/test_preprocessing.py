@@ -107,6 +107,7 @@ def test_before_it_is_adapted_nothing_comes_out_that_could_be_taken_for_an_image
     assert np.isnan(np.asarray(ZCAWhitening()(images(2)))).all()
 
 
+@pytest.mark.slow
 def test_they_ship_inside_the_student_and_are_not_trained(tmp_path):
     x, y = images(64), np.arange(64) % 3
     whiten = ZCAWhitening()

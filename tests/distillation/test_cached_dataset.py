@@ -154,6 +154,7 @@ def test_a_derived_dataset_follows_the_epochs_with_the_counter_alone(counted):
     assert [int(one) for one in layer.seen] == expected
 
 
+@pytest.mark.slow
 def test_an_order_depends_on_seed_and_epoch_alone():
     def orders(seed):
         dataset = make(views=1, shuffle=True, seed=seed)
@@ -175,6 +176,7 @@ def test_its_fingerprint_changes_with_what_it_gives():
     assert make().fingerprint == prints[0]
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_teacher_are_hashed_once_a_call(tmp_path, monkeypatch):
     calls = []
     hash_weights = kf.Teacher.fingerprints

@@ -824,6 +824,7 @@ def test_what_is_trained_wrongly_is_reported_before_the_first_update(case):
     check(message, named, remedy)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_run_is_refused_before_the_first_update(tmp_path):
     two_stages(checkpoint_dir=tmp_path)(compiled())
     model = compiled(student=net(width=3))

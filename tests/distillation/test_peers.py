@@ -100,6 +100,7 @@ def test_row_1_the_default_soft_loss_is_the_softened_crossentropy():
     np.testing.assert_allclose(logs["kd_loss"] - entropy, divergence, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_row_1_a_student_trained_by_the_soft_loss_alone_learns_its_teacher():
     x, y = tiny.data(samples=256)
@@ -162,6 +163,7 @@ def normalised_student():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_row_3_evaluation_changes_nothing(stage):
@@ -175,6 +177,7 @@ def test_row_3_evaluation_changes_nothing(stage):
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_row_4_a_step_updates_batch_statistics_once(stage):
@@ -193,6 +196,7 @@ def test_row_4_a_step_updates_batch_statistics_once(stage):
     )
 
 
+@pytest.mark.slow
 def test_row_4_a_step_runs_the_student_once():
     student = normalised_student()
     distiller = joint(
@@ -282,6 +286,7 @@ def costly_student():
     return tiny.redrawn(keras.Model(inputs, outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_row_6_regularisers_and_added_losses_count(stage):
     x, y = tiny.data()
@@ -403,6 +408,7 @@ def test_row_8_outputs_of_other_shapes_raise_at_construction(
 # Row 9
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_row_9_lambda_and_temperature_are_not_baked_into_the_trace():
     x, y = tiny.data()
@@ -420,6 +426,7 @@ def test_row_9_lambda_and_temperature_are_not_baked_into_the_trace():
     np.testing.assert_allclose(history["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_row_9_there_are_a_regressor_and_stages():
     x, y = tiny.data()
@@ -436,6 +443,7 @@ def test_row_9_there_are_a_regressor_and_stages():
 # Row 10
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_row_10_the_teacher_is_left_as_it_was():
     teacher = teacher_network()
@@ -516,6 +524,7 @@ def test_row_11_a_checkpoint_does_not_carry_the_teacher(write, tmp_path):
 # Row 12
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.parametrize("stage", ["hint", "joint"])
 def test_row_12_a_loaded_distiller_trains_on_where_it_stopped(stage, tmp_path):
@@ -537,6 +546,7 @@ def test_row_12_a_loaded_distiller_trains_on_where_it_stopped(stage, tmp_path):
 # Row 13
 
 
+@pytest.mark.slow
 def test_row_13_logged_losses_are_means_over_samples():
     """Row 5 says that two replicas log the same."""
     x, y = tiny.data(samples=101)

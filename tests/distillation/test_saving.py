@@ -32,6 +32,7 @@ def fit(model, epochs=1, **options):
     return model.fit(x, y, epochs=epochs, **settings).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", ["hint", "kd", pytest.param("joint", marks=pytest.mark.graph)]
 )
@@ -57,6 +58,7 @@ def test_a_loaded_distiller_trains_on_exactly_where_it_stopped(tmp_path, stage):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_every_argument_survives_the_archive(tmp_path):
     teacher = kf.Teacher(
         [networks.sequential(4, "a"), networks.Scaled(name="b")],
@@ -113,6 +115,7 @@ def test_files_name_a_class_by_its_package(cls):
     assert keras.saving.get_registered_name(cls) == f"keras_fitnets>{cls.__name__}"
 
 
+@pytest.mark.slow
 def test_weight_files_and_checkpoints_hold_nothing_of_the_teacher(tmp_path):
     sizes = []
     for width in (2, 32):
@@ -129,6 +132,7 @@ def test_weight_files_and_checkpoints_hold_nothing_of_the_teacher(tmp_path):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_weights_can_be_loaded_into_a_new_distiller(tmp_path):
     model = distiller()
     fit(model)
@@ -142,6 +146,7 @@ def test_weights_can_be_loaded_into_a_new_distiller(tmp_path):
     assert other.lambda_ == 1.7
 
 
+@pytest.mark.slow
 def test_the_student_is_saved_alone(tmp_path):
     model = distiller(student=networks.functional(3, "student"))
     checkpoint = kf.StudentCheckpoint(tmp_path / "{epoch}.keras", monitor="loss")

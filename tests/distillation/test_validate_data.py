@@ -478,6 +478,7 @@ def test_labels_must_be_arrays_in_stage_hint_too():
     check(message, "received a int", "numpy.asarray")
 
 
+@pytest.mark.slow
 def test_labels_are_not_looked_at_in_stage_hint():
     for bad in (Y + 7, ONE_HOT, Y - 0.5):
         model = compiled(stage="hint")
@@ -504,6 +505,7 @@ WORKING = {
 }
 
 
+@pytest.mark.slow
 @RUNS_OUT
 @pytest.mark.parametrize("case", WORKING)
 def test_what_says_little_of_itself_trains(case):

@@ -332,6 +332,7 @@ def test_without_a_tpu_it_says_what_to_set(machine):
     assert not machine.reached and not machine.probed
 
 
+@pytest.mark.slow
 def test_a_tpu_that_is_named_and_not_there_is_reported(machine, monkeypatch):
     monkeypatch.undo()
     if tf.config.list_physical_devices("TPU"):
@@ -521,6 +522,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SIZES)
 def test_batches_of_unknown_size_are_refused_on_a_tpu(case, monkeypatch):
     with kf.strategy("mirrored").scope():
@@ -534,6 +536,7 @@ def test_batches_of_unknown_size_are_refused_on_a_tpu(case, monkeypatch):
         np.testing.assert_array_equal(new, old)
 
 
+@pytest.mark.slow
 def test_full_batches_are_taken_on_a_tpu(monkeypatch):
     with kf.strategy("mirrored").scope():
         made = distiller()

@@ -157,6 +157,7 @@ def test_a_quantised_file_holds_smaller_numbers_and_is_near(
         )
 
 
+@pytest.mark.slow
 def test_full_integers_take_and_give_integers(distiller, data, tmp_path):
     x, _ = data
     path = tmp_path / "student.tflite"
@@ -208,6 +209,7 @@ def test_nothing_of_the_teacher_or_regressor_is_in_the_file(
     assert b"hint" not in content and b"regressor" not in content
 
 
+@pytest.mark.slow
 def test_a_saved_distiller_and_a_saved_student_are_sources(distiller, data, tmp_path):
     x, _ = data
     expected = distiller.student.predict(x, verbose=0)
@@ -220,6 +222,7 @@ def test_a_saved_distiller_and_a_saved_student_are_sources(distiller, data, tmp_
         np.testing.assert_allclose(outputs_of(path, x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_preprocessing_and_softmax_go_in(distiller, data, tmp_path):
     x, _ = data
     student = distiller.student
@@ -249,6 +252,7 @@ def test_preprocessing_and_softmax_go_in(distiller, data, tmp_path):
     assert found.largest_difference < 1e-4
 
 
+@pytest.mark.slow
 def test_a_student_in_mixed_precision_ships_in_float32(data, tmp_path):
     x, _ = data
     policy = keras.mixed_precision.DTypePolicy("mixed_float16")
@@ -431,6 +435,7 @@ def test_what_goes_before_and_behind_is_float32_whatever_the_policy(tmp_path):
     np.testing.assert_allclose(given, powers / powers.sum(-1, keepdims=True), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_file_too_far_from_the_network_is_not_written(distiller, data, tmp_path):
     x, _ = data
     path = tmp_path / "student.tflite"
@@ -451,6 +456,7 @@ def test_a_file_too_far_from_the_network_is_not_written(distiller, data, tmp_pat
     assert path.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_if_it_is_of_the_same_kind(distiller, tmp_path):
     path = tmp_path / "student"
     kf.export.export_student(distiller, path)

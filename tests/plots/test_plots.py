@@ -153,6 +153,7 @@ def conv_pair(**options):
     return made
 
 
+@pytest.mark.slow
 def test_maps_of_the_liveliest_channels_in_one_scale(tmp_path):
     model, (x, _) = conv_pair(), tiny.data("conv", samples=40)
     path = tmp_path / "maps.png"

@@ -147,6 +147,7 @@ def saved(path, marker, place):
 
 
 # Keras warns whoever saves a `lambda` that it will be refused.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 @pytest.mark.parametrize("place", ["teacher", "ensemble", "student", "loss"])
 def test_code_in_a_saved_distiller_is_refused_by_keras(tmp_path, marker, place):
@@ -202,6 +203,7 @@ def test_data_of_the_command_are_not_unpickled(tmp_path, marker, capsys):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_pickled_shard_of_a_cache_is_refused(tmp_path, marker):
     model, (x, y) = distiller(), tiny.data()
 
@@ -220,6 +222,7 @@ def test_a_pickled_shard_of_a_cache_is_refused(tmp_path, marker):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ["content", "of a callback"])
 def test_a_pickled_array_in_a_checkpoint_is_refused(tmp_path, marker, member):
     x, y = tiny.data()

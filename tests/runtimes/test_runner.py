@@ -16,6 +16,7 @@ def x():
     return np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
 
 
+@pytest.mark.slow
 def test_a_saved_model_keeps_its_variables_and_the_order_of_its_outputs(x, tmp_path):
     inputs = keras.Input((4,))
     # Eleven outputs: in the order of the text, `output_10` stands before `output_2`.

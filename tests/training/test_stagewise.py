@@ -107,6 +107,7 @@ class Redraw(keras.callbacks.Callback):
         tiny.redrawn(self.model.student, seed=epoch)
 
 
+@pytest.mark.slow
 def test_each_stage_has_its_history():
     history = train(
         *(distiller(eager=False), 2, 3), validation_data=VALIDATION, callbacks=[]
@@ -129,6 +130,7 @@ def test_stage_1_leaves_what_is_above_the_guided_layers():
     assert history.kd.history == {} and history.kd.epoch == []
 
 
+@pytest.mark.slow
 def test_stage_2_trains_the_whole_student_and_no_regressor():
     model, regressors = distiller(), []
     keep = keras.callbacks.LambdaCallback(
@@ -145,6 +147,7 @@ def test_stage_2_trains_the_whole_student_and_no_regressor():
     assert_same(regressors, after)
 
 
+@pytest.mark.slow
 def test_pairs_are_trained_block_by_block():
     model, note = distiller(), Note()
     stages = [
@@ -163,6 +166,7 @@ def test_pairs_are_trained_block_by_block():
     assert model.active_hints == (0, 1)
 
 
+@pytest.mark.slow
 def test_each_block_is_trained_on_its_own_pair():
     stages = [kf.Stage("hint", 1, hints=[i]) for i in range(2)]
     turns = train_stages(distiller(still()), stages).hint.history["hint_loss"]
@@ -176,6 +180,7 @@ def test_each_block_is_trained_on_its_own_pair():
     assert abs(alone[0] - alone[1]) > 0.1
 
 
+@pytest.mark.slow
 def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
     compiled = keras.optimizers.Adam(0.01, beta_1=0.7, weight_decay=0.1)
     model, note = distiller(compiled), Note()
@@ -215,6 +220,7 @@ class LearningRate(keras.callbacks.Callback):
         logs["rate"] = float(self.model.optimizer.learning_rate)
 
 
+@pytest.mark.slow
 def test_each_stage_can_have_an_optimizer_of_its_own():
     own, note = keras.optimizers.RMSprop(0.02, rho=0.5), Note()
     model = distiller("sgd")
@@ -227,6 +233,7 @@ def test_each_stage_can_have_an_optimizer_of_its_own():
     assert not own.built
 
 
+@pytest.mark.slow
 def test_a_second_call_has_the_compiled_optimizer_again():
     model, note = distiller(keras.optimizers.SGD(0.01)), Note()
     first = kf.Stage("hint", 1, optimizer="adam")
@@ -237,6 +244,7 @@ def test_a_second_call_has_the_compiled_optimizer_again():
         np.testing.assert_allclose(optimizer.learning_rate, 0.01)
 
 
+@pytest.mark.slow
 def test_stage_1_ends_on_its_best_weights():
     options = {"validation_data": VALIDATION}
     hint = kf.Stage("hint", 5, callbacks=[Redraw()])
@@ -261,6 +269,7 @@ MONITORED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MONITORED)
 def test_stage_2_ends_on_the_best_weights_by_the_monitor(case):
     options, monitor, judge = MONITORED[case]
@@ -276,12 +285,14 @@ def test_stage_2_ends_on_the_best_weights_by_the_monitor(case):
     assert_same(model.student.get_weights(), net("n", 3, seed=best).get_weights())
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_weights_stay():
     model = distiller(still())
     train(model, 2, 3, callbacks=[Redraw()])
     assert_same(model.student.get_weights(), net("n", 3, seed=2).get_weights())
 
 
+@pytest.mark.slow
 def test_patience_stops_each_stage():
     stages = [kf.Stage("hint", 9, patience=2), kf.Stage("kd", 9, patience=1)]
     history = train_stages(
@@ -297,6 +308,7 @@ def test_patience_stops_each_stage():
         assert len(values) == int(np.argmin(values)) + patience + 1 < 9
 
 
+@pytest.mark.slow
 def test_learning_rate_factor_acts_in_stage_2_only():
     after, notes = {}, {}
     for factor in (None, 0.0):
@@ -323,6 +335,7 @@ def test_callbacks_for_one_stage_alone():
     assert (hint.stages, kd.stages) == (["hint"], ["kd"])
 
 
+@pytest.mark.slow
 def test_without_hint_epochs_it_is_distillation_alone():
     model, plain = distiller(), distiller(stage="kd")
     history = train(model, 0, 2)
@@ -340,6 +353,7 @@ def test_stage_2_can_be_joint():
     np.testing.assert_allclose(logs["loss"], total, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dataset_trains_as_arrays_do():
     arrays, dataset = distiller(), distiller()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
@@ -350,6 +364,7 @@ def test_a_dataset_trains_as_arrays_do():
     assert one.hint.history["hint_loss"] == other.hint.history["hint_loss"]
 
 
+@pytest.mark.slow
 def test_a_dataset_without_labels_serves_without_a_label_loss():
     model = distiller(labels=False)
     data = tf.data.Dataset.from_tensor_slices(X).batch(4)
@@ -361,6 +376,7 @@ def test_a_dataset_without_labels_serves_without_a_label_loss():
     np.testing.assert_allclose(final, best, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sample_weights_are_for_both_stages():
     logs = {}
     for weight in (1.0, 3.0):
@@ -472,6 +488,7 @@ def uninterrupted(tmp_path_factory):
     return directory, outcome(model, history)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
     """One run is interrupted at each of these moments, and goes on each time."""
     model = distiller()
@@ -485,6 +502,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
     assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted[1])
 
 
+@pytest.mark.slow
 def test_the_same_distiller_goes_on_after_an_interruption(tmp_path, uninterrupted):
     model = distiller()
     for case in ("in stage 1", "in stage 2"):
@@ -537,6 +555,7 @@ INTERRUPTED_OF_THREE = {
 }
 
 
+@pytest.mark.slow
 def test_each_of_three_stages_goes_on_bit_for_bit(tmp_path, three):
     """One run is interrupted in each of them, and goes on each time."""
     for case in INTERRUPTED_OF_THREE.values():
@@ -556,6 +575,7 @@ def finished_list(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stages", "named"),
     [
@@ -587,6 +607,7 @@ def test_a_stage_more_goes_on_from_a_finished_run(tmp_path, finished_list):
     assert history.kd.epoch == [0, 1]
 
 
+@pytest.mark.slow
 def test_stages_come_in_any_order_and_number():
     note = Note()
     model = distiller()
@@ -600,6 +621,7 @@ def test_stages_come_in_any_order_and_number():
     assert history.hint.epoch == [] and history.kd is history.stages[0][1]
 
 
+@pytest.mark.slow
 def test_the_usual_stages_are_those_of_a_list():
     usual, listed = distiller(), distiller()
     one = train(usual, 2, 3, validation_data=VALIDATION, monitor="val_accuracy")
@@ -612,6 +634,7 @@ def test_the_usual_stages_are_those_of_a_list():
     assert_same_outcome(outcome(usual, one), outcome(listed, other))
 
 
+@pytest.mark.slow
 def test_a_stage_ends_on_the_best_by_its_own_monitor():
     model = distiller(still())
     kd = {"callbacks": [Redraw()], "monitor": "val_accuracy", "mode": "min"}
@@ -632,6 +655,7 @@ DEPRECATED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEPRECATED)
 def test_an_argument_of_earlier_versions_works_and_tells_of_its_stage(name):
     value, stages = DEPRECATED[name]
@@ -649,6 +673,7 @@ def test_an_argument_of_earlier_versions_works_and_tells_of_its_stage(name):
     assert_same_outcome(outcome(old, one), outcome(new, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hint", "kd"])
 def test_callbacks_of_earlier_versions_are_for_one_stage_alone(kind):
     note = Note()
@@ -657,6 +682,7 @@ def test_callbacks_of_earlier_versions_are_for_one_stage_alone(kind):
     assert note.stages == [kind]
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_bit_for_bit(tmp_path):
     def dropping():
         keras.utils.set_random_seed(0)
@@ -684,6 +710,7 @@ def bytes_in(directory):
     return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_no_checkpoint(tmp_path):
     hints, sizes, weights = [("first", "first")], [], []
     for deeper in (0, 3):
@@ -736,6 +763,7 @@ def test_more_epochs_than_a_finished_run_had_are_not_ignored(finished):
         train(distiller(), 1, 3, checkpoint_dir=finished)
 
 
+@pytest.mark.slow
 def test_another_schedule_is_refused_naming_the_epoch(tmp_path):
     train(distiller(), 1, 3, callbacks=[constant(2.0)], checkpoint_dir=tmp_path)
     other = kf.LambdaAnnealing(lambda epoch: 2.0 - epoch)
@@ -781,6 +809,7 @@ def known(callback):
     ]
 
 
+@pytest.mark.slow
 def test_callbacks_go_on_with_what_they_knew(tmp_path):
     """Plateaus, early stops and counters as if there had been no interruptions."""
     outcomes = []
@@ -809,6 +838,7 @@ def test_callbacks_go_on_with_what_they_knew(tmp_path):
     assert outcomes[0][0][2]["val_label_loss"]
 
 
+@pytest.mark.slow
 def test_a_stage_stopped_early_and_killed_at_its_end_trains_no_epoch_more(tmp_path):
     """Its patience ran out; the kill came before that was written as its end."""
     stages = [kf.Stage("hint", 4, patience=0), kf.Stage("kd", 1)]
