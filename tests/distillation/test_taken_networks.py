@@ -112,12 +112,13 @@ def test_an_optional_input_may_be_missing(more):
     inputs = {"x": x, "more": None if more is None else np.full_like(x, more)}
     model = make(optional(8), optional(4))
     seen = tiny.data()[0] + (more or 0.0)
-    assert np.isfinite(model.fit(inputs, labels(len(x)), verbose=0).history["loss"])
+    # `fit` of older versions of Keras takes no None among its arrays.
+    assert np.isfinite(model.train_on_batch(inputs, labels(len(x)))).all()
     hidden = model.student.get_layer("hidden")
     expected = np.tanh(seen @ hidden.kernel.numpy() + hidden.bias.numpy())
     out = model.student.layers[-1]
     expected = expected @ out.kernel.numpy() + out.bias.numpy()
-    np.testing.assert_allclose(model.predict(inputs, verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(model.predict_on_batch(inputs), expected, atol=1e-5)
 
 
 # Quantized networks
