@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fitnets.distribution.label_loss import compute_sample_values
 from keras_fitnets.utils.keras_private import serialize_loss
 from keras_fitnets.utils.tensors import upcast_to_float32
 from keras_fitnets.utils.tensors import zero_masked
@@ -78,7 +79,11 @@ def evaluate_own_loss(loss: Any, hint: Any, prediction: Any, mask: Any) -> Any:
     steps = hint.shape[1] if len(hint.shape) > 1 else None
     # The loss may add up over the steps itself. A step that is zero on both sides adds
     # nothing to a difference.
-    values = _call(loss, zero_masked(hint, mask), zero_masked(prediction, mask))
+    values = compute_sample_values(
+        get_loss(loss),
+        lambda hint, prediction: _call(loss, hint, prediction),
+        [zero_masked(hint, mask), zero_masked(prediction, mask)],
+    )
     axes = tuple(range(1, len(values.shape)))
     if not axes:
         return values

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_fitnets.distillation.label_losses import describe_loss
 from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distribution.label_loss import compute_sample_values
 from keras_fitnets.losses import soft_target_crossentropy
 from keras_fitnets.utils.runtime_checks import check_same_shape
 
@@ -41,7 +42,11 @@ def soft_loss(
     """
     teacher = check_same_shape(teacher, student, output_pair.description)
     if own is not None:
-        return _call_own(own, ops.cast(teacher, student.dtype), student, temperature)
+        return compute_sample_values(
+            own,
+            lambda teacher, student: _call_own(own, teacher, student, temperature),
+            [ops.cast(teacher, student.dtype), student],
+        )
     if output_pair.activation == "linear":
         return keras.losses.mean_squared_error(
             ops.cast(teacher, student.dtype), student

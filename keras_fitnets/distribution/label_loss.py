@@ -1,4 +1,4 @@
-"""One label loss on a batch that several replicas share.
+"""A loss of the user's on a batch that several replicas share.
 
 A mean over the samples is the same on any number of replicas if each scales its own
 mean by its share of what is counted. Most of Keras' losses count samples; with masks,
@@ -10,6 +10,7 @@ it, compare its samples with each other, or take a mean of its own. It is given 
 batch of all replicas, as on one device.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -58,6 +59,22 @@ def compute_label_loss(
     return tf.math.divide_no_nan(share, factor)
 
 
+def compute_sample_values(
+    loss: Any, call: Callable[..., Any], tensors: list[Any]
+) -> Any:
+    """Return a loss's values of this replica's samples, which may depend on all others.
+
+    Args:
+        loss: the user's loss or function.
+        call: calls it with tensors, and returns a value for each of their samples.
+        tensors: what it compares, `(samples, ...)`.
+    """
+    if replicas.num_replicas() == 1 or _is_of_samples(loss):
+        return call(*tensors)
+    values = call(*replicas.gather(tensors))
+    return replicas.take_own(values, tf.shape(tensors[0])[0])
+
+
 def _check_loss(loss: Any) -> None:
     """Raise if a loss has no defined value on several replicas."""
     if loss.reduction in ("sum", "none", None):
@@ -79,13 +96,22 @@ def _check_loss(loss: Any) -> None:
 
 def _is_by_sample(loss: Any) -> bool:
     """Whether a loss has a value for each sample that depends on that sample alone."""
-    function = getattr(loss, "fn", loss.call)
     return (
         loss.reduction in _MEANS
         and type(loss).__call__ is keras.losses.Loss.__call__
-        and _is_known(type(loss).call)
-        and _is_known(function)
-        and getattr(function, "__name__", "") not in _OF_BATCHES
+        and _is_of_samples(loss)
+    )
+
+
+def _is_of_samples(loss: Any) -> bool:
+    """Whether a loss, or a function, is known to look at each sample by itself."""
+    if isinstance(loss, keras.losses.Loss):
+        functions = [type(loss).call, getattr(loss, "fn", loss.call)]
+    else:
+        functions = [loss]
+    return all(
+        _is_known(function) and getattr(function, "__name__", "") not in _OF_BATCHES
+        for function in functions
     )
 
 

@@ -120,6 +120,19 @@ def gather(tensors: Any) -> Any:
     return _map_samples(gather_one, tensors)
 
 
+def take_own(values: Any, samples: Any) -> Any:
+    """Return the values of this replica's samples out of those of all replicas.
+
+    Args:
+        values: a tensor, in the order in which `gather` returns samples.
+        samples: how many samples this replica has, a scalar.
+    """
+    context = tf.distribute.get_replica_context()
+    counts = context.all_gather(tf.cast(samples, tf.int32)[None], axis=0)
+    start = tf.reduce_sum(counts[: context.replica_id_in_sync_group])
+    return values[start : start + tf.cast(samples, tf.int32)]
+
+
 def run_on_samples(
     run: Callable[[Any], Any], x: Any, layers: Sequence[keras.layers.Layer] = ()
 ) -> Any:

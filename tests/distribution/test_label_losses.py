@@ -174,6 +174,34 @@ def test_a_softmax_that_is_gathered_keeps_its_logits(two_replicas):
     assert_same_on(two_replicas, make, loss, draw())
 
 
+def similarity(one, other):
+    """How the samples of a batch resemble each other, as Tung and Mori compare it."""
+    one, other = [ops.reshape(t, (-1, t.shape[-1])) for t in (one, other)]
+    gap = ops.matmul(one, ops.transpose(one)) - ops.matmul(other, ops.transpose(other))
+    return ops.mean(ops.square(gap), axis=-1)
+
+
+def test_own_soft_and_hint_losses_of_the_whole_batch_are_given_it(two_replicas):
+    logs, weights = [], []
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            model = kf.Distiller(
+                *(dense(5, 1), dense(4, 2)),
+                hints=kf.Hint("hidden", "hidden", loss=similarity),
+                soft_loss=lambda teacher, student, _: similarity(teacher, student),
+            )
+            for regressor in model.regressors:
+                tiny.redrawn(regressor, seed=4)
+            model.compile(keras.optimizers.SGD(1e-3), crossentropy())
+        data = tiny.batches(*draw(), WEIGHT, batch_size=4)
+        logs.append(model.fit(data, shuffle=False, verbose=0).history)
+        weights.append(model.get_weights())
+    for name in logs[0]:
+        np.testing.assert_allclose(logs[1][name], logs[0][name], 1e-5, err_msg=name)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+
+
 class OwnCall(keras.losses.Loss):
     def __call__(self, y, y_pred, sample_weight=None):
         return ops.mean(ops.square(y_pred - ops.cast(y[:, None], "float32")))
