@@ -32,7 +32,7 @@ def network(width, seed, norm=None, shape=SIZE):
         synchronized = norm == "synchronized"
         x = layers.BatchNormalization(name="norm", synchronized=synchronized)(x)
     x = layers.MaxPooling2D()(x)
-    x = layers.DepthwiseConv2D(2, padding="same", activity_regularizer="l2")(x)
+    x = layers.DepthwiseConv2D(2, padding="same", depthwise_regularizer="l2")(x)
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(3, kernel_regularizer="l2")(x))
     rng = np.random.default_rng(seed)
