@@ -2,7 +2,6 @@
 
 import itertools
 import zlib
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -11,7 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_fitnets.cache.augmentation import Augmentation
+from keras_fitnets.cache.augmentation import make_views
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
+from keras_fitnets.distillation.validate_data import check_casts
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.distillation.validate_data import unpack_batch
 
@@ -44,7 +46,7 @@ class ExampleSource:
     Args:
         distiller: the Distiller whose networks take the inputs.
         dataset: batches of `x`, `(x, y)` or `(x, y, sample_weight)`.
-        augment: from one example's inputs and a seed to augmented inputs, or None.
+        augment: the augmentation of one example, or None.
         views: how many times the dataset is gone through, each time with other seeds.
 
     Attributes:
@@ -57,9 +59,10 @@ class ExampleSource:
         self,
         distiller: Any,
         dataset: tf.data.Dataset,
-        augment: Callable[[Any, Any], Any] | None,
+        augment: Augmentation | None,
         views: int,
     ) -> None:
+        self._distiller = distiller
         self._augment = augment
         self._spec = _get_spec(dataset)
         check_inputs(distiller, "the inputs of `dataset`", self._spec["inputs"])
@@ -73,7 +76,8 @@ class ExampleSource:
         self.first_batch = next(iter(self))
         self.batch_size = _num_rows(self.first_batch)
         if augment is not None:
-            self._dataset = _concatenate_views(dataset, augment, views, self.batch_size)
+            augment.check_maps(*self.pack(self.first_batch))
+            self._dataset = make_views(dataset, augment, views, self.batch_size)
             self._spec = _get_spec(self._dataset)
             check_inputs(distiller, "what `augment` returns", self._spec["inputs"])
             self.first_batch = next(iter(self))
@@ -85,6 +89,8 @@ class ExampleSource:
     def __iter__(self) -> Iterator[Batch]:
         batch = None
         for batch in self._dataset:
+            inputs = unpack_batch("`dataset`", batch)[0]
+            check_casts(self._distiller, "the inputs of `dataset`", inputs)
             yield self._to_columns(batch)
         if batch is None:
             raise ValueError(
@@ -184,7 +190,8 @@ class ExampleSource:
         """Say what makes these columns differ, and how to put it right."""
         # Which parts differ tells a shuffle from a random augmentation.
         parts = {name.split()[0] for name in columns}
-        if parts == {"inputs"} and self._augment is not None:
+        moved = {*PARTS[: self._augment.num_parts]} if self._augment else set()
+        if parts and parts <= moved:
             return (
                 "`augment` draws random numbers that do not depend on the seed it is "
                 "given. Use operations that take the seed, such as "
@@ -246,31 +253,6 @@ def _join(pieces: list[Batch]) -> Batch:
     return {
         name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]
     }
-
-
-def _concatenate_views(
-    dataset: tf.data.Dataset,
-    augment: Callable[[Any, Any], Any],
-    views: int,
-    batch_size: int,
-) -> tf.data.Dataset:
-    """Return the augmented views of a dataset one after the other."""
-
-    def make_view(number: int) -> tf.data.Dataset:
-        def augment_example(i: Any, example: Any) -> Any:
-            parts = example if isinstance(example, tuple) else (example,)
-            # A seed that depends on nothing but view and example, so that the same
-            # view can be made again whenever the cache is opened.
-            seed = tf.stack([tf.constant(number), tf.cast(i, "int32")])
-            return (augment(parts[0], seed), *parts[1:])
-
-        examples = dataset.unbatch().enumerate()
-        return examples.map(augment_example, tf.data.AUTOTUNE).batch(batch_size)
-
-    whole = make_view(0)
-    for number in range(1, views):
-        whole = whole.concatenate(make_view(number))
-    return whole
 
 
 def _get_spec(dataset: tf.data.Dataset) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_fitnets.cache.augmentation import Augmentation
 from keras_fitnets.cache.source import ExampleSource
 from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_pass import TeacherPass
@@ -26,7 +27,7 @@ def cache_teacher(
     *,
     hint_layers: Sequence[Any] = (),
     hint_dtype: str = "float16",
-    augment: Callable[[Any, Any], Any] | None = None,
+    augment: Callable[..., Any] | None = None,
     views: int = 1,
     shuffle: bool = False,
     seed: int = 0,
@@ -66,7 +67,10 @@ def cache_teacher(
             are not rounded.
         augment: `augment(x, seed)`, the augmentation of one example (without a batch);
             `seed` are two integers, other for each example and view, as
-            `tf.image.stateless_random_flip_left_right` takes them.
+            `tf.image.stateless_random_flip_left_right` takes them. Where labels move
+            with the pixels, as label maps and boxes do, `augment(x, y, seed)`, and
+            where weights do too, `augment(x, y, sample_weight, seed)`; they return
+            what they take, without the seed.
         views: how many augmented views of each example are cached; an epoch shows one,
             the next epoch the next. Data to validate on want a cache of their own.
         shuffle: whether the examples come in another order in each epoch.
@@ -79,9 +83,10 @@ def cache_teacher(
         has them.
 
     Raises:
-        TypeError: for a distiller or dataset of another kind.
-        ValueError: for a dataset whose elements differ between two passes; for a cache
-            of another teacher, other layers or other data, or a damaged one.
+        TypeError: for a distiller, dataset or augmentation of another kind.
+        ValueError: for a dataset whose elements differ between two passes; for label
+            maps that `augment` would leave behind; for a cache of another teacher,
+            other layers or other data, or a damaged one.
         OSError: if the disk has too little room.
 
     Example:
@@ -103,7 +108,7 @@ def cache_teacher(
     >>> sorted(history.history)
     ['hint_loss', 'kd_loss', 'label_loss', 'loss']
     """
-    _check_arguments(distiller, dataset, hint_dtype, augment)
+    _check_arguments(distiller, dataset, hint_dtype)
     check_integer("views", views)
     check_integer("seed", seed, minimum=0)
     if views > 1 and augment is None:
@@ -111,7 +116,8 @@ def cache_teacher(
             f"Without `augment` all views are the same; received views={views}. Pass "
             "an augmentation, or leave `views` out."
         )
-    source = ExampleSource(distiller, dataset, augment, views)
+    augmentation = None if augment is None else Augmentation(augment)
+    source = ExampleSource(distiller, dataset, augmentation, views)
     batch_size = source.batch_size if batch_size is None else batch_size
     check_integer("batch_size", batch_size)
     # The Distiller's own hint layers, and those that are to be tried later.
@@ -139,9 +145,7 @@ def cache_teacher(
     )
 
 
-def _check_arguments(
-    distiller: Any, dataset: Any, hint_dtype: str, augment: Any
-) -> None:
+def _check_arguments(distiller: Any, dataset: Any, hint_dtype: str) -> None:
     if not isinstance(distiller, Distiller):
         raise TypeError(
             "`cache_teacher` caches for a keras_fitnets.Distiller; received "
@@ -163,11 +167,6 @@ def _check_arguments(
             "the cache."
         )
     check_choice("hint_dtype", hint_dtype, HINT_DTYPES)
-    if augment is not None and not callable(augment):
-        raise TypeError(
-            "`augment` must be a function of an example's inputs and a seed; received "
-            f"{augment!r}."
-        )
 
 
 def _parse_layers(layers: Any) -> list[tuple[str, int]]:

@@ -23,6 +23,8 @@ from keras_fitnets.distillation.validate_labels import format_array_shapes
 from keras_fitnets.distillation.validate_labels import get_shape
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.checks import check_whole_numbers
+from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.keras_private import is_validation_of_fit
 
 
@@ -115,6 +117,71 @@ def check_inputs(distiller: Any, argument: str, x: Any) -> None:
     _check_numbers(argument, x, network)
     if network is not None:
         _check_inputs(argument, x, network)
+    check_casts(distiller, argument, x)
+
+
+def check_casts(distiller: Any, argument: str, x: Any) -> None:
+    """Raise for inputs that a network would cast to integers, and change."""
+    for network in _list_symbolic_networks(distiller):
+        expected, given = _match_inputs(graph.get_inputs(network), x)
+        for array, one in zip(given, expected, strict=False):
+            # Of a dataset there is a specification alone.
+            if hasattr(array, "dtype") and not isinstance(array, tf.TypeSpec):
+                owner = f"Network '{network.name}'"
+                check_whole_numbers(owner, argument, array, one.dtype)
+
+
+def guard_casts(distiller: Any, name: str, data: Any) -> Any:
+    """Return a dataset that fails at inputs that a network would cast and change.
+
+    Nothing is added unless a network takes integers where the dataset has floats. The
+    first batch is looked at here, so that the usual fault shows before training.
+
+    Args:
+        distiller: the Distiller.
+        name: what `data` was passed as, for the message.
+        data: what Keras is going to read. Only a `tf.data.Dataset` is looked at.
+
+    Raises:
+        ValueError: for the first batch.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    spec = data.element_spec
+    inputs = unpack_batch(name, spec)[0]
+    if not _has_casts(distiller, unwrap_inputs(inputs)):
+        return data
+
+    def check(*tensors: Any) -> None:
+        x = tf.nest.pack_sequence_as(inputs, tensors, expand_composites=True)
+        check_casts(distiller, f"the inputs of {name}", unwrap_inputs(x))
+
+    def check_batch(*batch: Any) -> Any:
+        tensors = tf.nest.flatten(batch[0], expand_composites=True)
+        with tf.control_dependencies([tf.py_function(check, tensors, [])]):
+            batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
+        return batch if isinstance(spec, tuple) else batch[0]
+
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for its tuning at the end of a short pass.
+    options.autotune.enabled = False
+    for batch in data.take(1).with_options(options):
+        check(*tf.nest.flatten(unpack_batch(name, batch)[0], expand_composites=True))
+    return data.map(check_batch)
+
+
+def _has_casts(distiller: Any, inputs: Any) -> bool:
+    """Whether a network takes integers where a dataset's specification has floats."""
+    for network in _list_symbolic_networks(distiller):
+        expected, given = _match_inputs(graph.get_inputs(network), inputs)
+        for spec, one in zip(given, expected, strict=False):
+            takes_integers = keras.backend.is_int_dtype(
+                keras.backend.standardize_dtype(one.dtype)
+            )
+            # The specification of a None has no dtype.
+            if takes_integers and getattr(spec, "dtype", tf.bool).is_floating:
+                return True
+    return False
 
 
 def unpack_batch(name: str, element: Any) -> tuple[Any, Any, Any]:
@@ -141,8 +208,12 @@ def _find_symbolic_network(distiller: Any) -> keras.Model | None:
 
     Student and teachers take the same inputs and have the same outputs.
     """
+    return next(iter(_list_symbolic_networks(distiller)), None)
+
+
+def _list_symbolic_networks(distiller: Any) -> list[keras.Model]:
     networks = [distiller.student, *distiller.teacher.models]
-    return next(filter(graph.is_symbolic, networks), None)
+    return [network for network in networks if graph.is_symbolic(network)]
 
 
 def is_source(x: Any) -> bool:
@@ -238,8 +309,7 @@ def _check_numbers(
     _check_arrays(argument, present)
     for array in present:
         dtype = getattr(array.dtype, "name", str(array.dtype))
-        is_text = dtype.startswith(("str", "bytes", "object"))
-        if is_text and not reads_text:
+        if is_text_dtype(array.dtype) and not reads_text:
             raise ValueError(
                 f"Expected {argument} to hold numbers; received the dtype {dtype}. "
                 "Read files, and number classes, before: for example with "
@@ -250,13 +320,9 @@ def _check_numbers(
 def _check_inputs(argument: str, x: Any, network: keras.Model) -> None:
     """Check inputs against a network's, as leniently as Keras itself does."""
     inputs = graph.get_inputs(network)
-    expected, given = _flatten_present(inputs), _flatten_present(x)
+    expected, given = _match_inputs(inputs, x)
     remedy = "Pass one array for each input."
-    # Keras takes a dictionary's values by the names of the inputs, and ignores others.
     if isinstance(x, dict):
-        names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
-        expected = list(inputs.values()) if isinstance(inputs, dict) else expected
-        given = [x[name] for name in names if name in x]
         remedy = (
             "Pass a dictionary with these names, or pairs (x, y): of a dataset of "
             'dictionaries `dataset.map(lambda d: (d["image"], d["label"]))` makes them.'
@@ -280,6 +346,17 @@ def _check_inputs(argument: str, x: Any, network: keras.Model) -> None:
             f"Network '{network.name}' takes inputs of shape {wanted}; received "
             f"{argument} of shape {shape}. {remedy}"
         )
+
+
+def _match_inputs(inputs: Any, x: Any) -> tuple[list[Any], list[Any]]:
+    """Return a network's inputs and the arrays for them, each in the same order."""
+    expected, given = _flatten_present(inputs), _flatten_present(x)
+    # Keras takes a dictionary's values by the names of the inputs, and ignores others.
+    if isinstance(x, dict):
+        names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
+        expected = list(inputs.values()) if isinstance(inputs, dict) else expected
+        given = [x[name] for name in names if name in x]
+    return expected, given
 
 
 def _is_shape_accepted(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:

@@ -112,12 +112,40 @@ def _write_onnx(conversion: Conversion) -> None:
         # Keras looks for `np.object`, for the sake of older versions of tf2onnx, and
         # NumPy warns of the name; see https://github.com/keras-team/keras/pull/23095.
         warnings.filterwarnings("ignore", r"In the future `np.object`", FutureWarning)
+        _register_erfc()
         if conversion.quantize is None:
             conversion.export(conversion.path, format="onnx")
         else:
             plain_path = Path(directory) / "plain.onnx"
             conversion.export(plain_path, format="onnx")
             _quantize_onnx(conversion, plain_path)
+
+
+def _register_erfc() -> None:
+    """Teach tf2onnx the complementary error function, unless it knows it already.
+
+    The exact GELU of TensorFlow 2.21 is made of it, and ONNX has no such operation; see
+    https://github.com/onnx/tensorflow-onnx/issues/2347.
+    """
+    tf_op = import_optional("tf2onnx.handler", "tf2onnx", "Writing ONNX").tf_op
+    versions = [known for many in tf_op.get_opsets().values() for known in many]
+    if any("Erfc" in known for known in versions):
+        return
+
+    class Erfc:
+        """Writes erfc(x) as 1 - erf(x), which is off by a rounding of 1."""
+
+        @classmethod
+        def version_9(cls, graph: Any, node: Any, **options: Any) -> None:
+            erf = graph.make_node("Erf", node.input)
+            graph.copy_dtype(node.output[0], erf.output[0])
+            graph.copy_shape(node.output[0], erf.output[0])
+            one = graph.make_const(f"{node.name}_one", np.ones((), "float32"))
+            node.type = "Sub"
+            graph.replace_inputs(node, [one.output[0], erf.output[0]])
+
+    # A decorator: it looks for the versions among the methods of the class.
+    tf_op("Erfc")(Erfc)
 
 
 def _quantize_onnx(conversion: Conversion, plain_path: Path) -> None:

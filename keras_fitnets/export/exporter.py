@@ -28,6 +28,7 @@ from keras_fitnets.runtimes.predictions import score
 from keras_fitnets.runtimes.runner import load_runner
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.errors import reraise_as_value_error
 
 # The largest difference of an output from the network's, divided by the network's
@@ -114,6 +115,7 @@ def export_student(
         x, y = to_arrays(data)
     network = build_export_model(student, preprocessing, activation, x)
     model = load_runner(network)
+    _check_no_text(path, model)
     if x is None:
         x = make_example_inputs(model, 32)
     for inputs in (x, calibration_x):
@@ -204,6 +206,17 @@ def _check_path(path: Path) -> None:
         raise ValueError(
             f"The directory '{path}' holds something other than a SavedModel, and "
             "would be replaced. Choose another path, or one ending in .tflite or .onnx."
+        )
+
+
+def _check_no_text(path: Path, model: Runner) -> None:
+    """Raise for text in a format whose runtimes have no operations for it."""
+    names = [info.name for info in model.inputs if is_text_dtype(info.dtype)]
+    if names and path.suffix in _FORMATS:
+        raise ValueError(
+            f"'{path}' would have to read text, as input {names}, and LiteRT and ONNX "
+            "have neither text nor the tables that look it up. Export a SavedModel, "
+            "by a path without an ending, or the part of the student behind the lookup."
         )
 
 

@@ -6,6 +6,7 @@ what it knows of each operation. Nothing is computed, and no weight is read.
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.graph import check_built
+from keras_fitnets.utils.checks import is_text_dtype
 
 # The profiler counts two operations, a multiplication and an addition, for each
 # product in these.
@@ -64,7 +66,26 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
             f"pass contains {', '.join(sorted(hiding))}, behind which others are "
             "hidden. Count the network that it was made of, or leave the number out."
         )
+    # The profiler leaves out, in silence, what it does not know the shapes of.
+    unknown = {op.type for op in operations if _is_product(op) and not _is_known(op)}
+    if unknown:
+        raise ValueError(
+            f"The multiplications of network '{network.name}' cannot be counted: the "
+            f"shapes of {', '.join(sorted(unknown))} in its pass depend on the data, "
+            "as behind TextVectorization. Count the part of the network behind it."
+        )
     return _by_the_profiler(graph) + sum(map(_by_formula, operations))
+
+
+def _is_product(operation: tf.Operation) -> bool:
+    """Whether an operation is one of those that are counted."""
+    products = [*_PRODUCTS, "Einsum", "Conv2DBackpropInput", "Conv3DBackpropInputV2"]
+    return re.fullmatch("|".join(products), operation.type) is not None
+
+
+def _is_known(operation: tf.Operation) -> bool:
+    """Whether the shapes of all inputs of an operation are known."""
+    return all(tensor.shape.is_fully_defined() for tensor in operation.inputs)
 
 
 def _one_sample(network: keras.Model, x: Any) -> Any:
@@ -81,7 +102,8 @@ def _one_sample(network: keras.Model, x: Any) -> Any:
         )
 
     def zeros(tensor: Any) -> Any:
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        is_text = is_text_dtype(tensor.dtype)
+        dtype = "string" if is_text else keras.backend.standardize_dtype(tensor.dtype)
         return tf.zeros((1, *tensor.shape[1:]), dtype)
 
     return keras.tree.map_structure(zeros, x)

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.checks import check_whole_numbers
+from keras_fitnets.utils.checks import is_text_dtype
 
 
 class InputInfo(NamedTuple):
@@ -120,12 +122,31 @@ def by_input_name(x: Any, network: keras.Model | None) -> Any:
         arrays = [x[info.name] for info in inputs]
     if network is not None and not inputs and not isinstance(x, dict):
         return dict(zip(name_inputs(x), arrays, strict=True))
-    if len(inputs) != len(arrays):
+    if network is None or len(inputs) != len(arrays):
         return x
     return {
-        info.name: np.asarray(array, info.dtype)
+        info.name: cast_input(f"Network '{network.name}'", info, array)
         for info, array in zip(inputs, arrays, strict=True)
     }
+
+
+def cast_input(owner: str, info: InputInfo, array: Any) -> np.ndarray:
+    """Return an array in the dtype of an input.
+
+    Args:
+        owner: what takes the input, for the message.
+        info: what it expects.
+        array: numbers or text.
+
+    Raises:
+        ValueError: if the dtype would change the numbers.
+    """
+    if is_text_dtype(info.dtype):
+        # NumPy has no dtype for text of any length, and runtimes read objects.
+        return np.asarray(array, object)
+    check_whole_numbers(owner, f"input '{info.name}'", array, info.dtype)
+    # The runtimes are written in C++ and read dense memory of exactly one dtype.
+    return np.ascontiguousarray(array, info.dtype)
 
 
 def name_inputs(x: Any) -> list[str]:

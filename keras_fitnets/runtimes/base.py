@@ -14,9 +14,11 @@ import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.runtimes.arrays import InputInfo
+from keras_fitnets.runtimes.arrays import cast_input
 from keras_fitnets.runtimes.arrays import check_inputs
 from keras_fitnets.runtimes.arrays import num_samples
 from keras_fitnets.runtimes.arrays import take
+from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.errors import shorten
 
 
@@ -88,9 +90,8 @@ def make_run(
         if len(names) == len(arrays) == 1:
             x = {names[0]: arrays[0]}
         check_inputs(f"'{path}'", inputs, x)
-        # The runtimes are written in C++ and read dense memory of exactly one dtype.
         named = {
-            info.name: np.ascontiguousarray(x[info.name], info.dtype) for info in inputs
+            info.name: cast_input(f"'{path}'", info, x[info.name]) for info in inputs
         }
         count = num_samples(named)
         # A file may have been written for one batch size. Repeat samples until the last
@@ -121,7 +122,8 @@ def make_example_inputs(model: Runner, size: int) -> Any:
     """Make up inputs for a model where no data are given.
 
     Floats are drawn from a normal distribution with a fixed seed. Integers are zero,
-    the one value that is valid both as a pixel and as an index into a table.
+    the one value that is valid both as a pixel and as an index into a table. Text is
+    empty.
 
     Args:
         model: the model.
@@ -149,6 +151,9 @@ def make_example_inputs(model: Runner, size: int) -> Any:
                 "the batch size unknown, so none can be made up. Pass `data`, whose "
                 "inputs have a shape."
             )
+        if is_text_dtype(info.dtype):
+            arrays[info.name] = np.full((size, *shape), "", object)
+            continue
         is_float = "float" in info.dtype
         values = (
             rng.normal(size=(size, *shape)) if is_float else np.zeros((size, *shape))

@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.inspection import graph
+from keras_fitnets.inspection.preprocessors import check_no_preprocessor
 from keras_fitnets.runtimes.arrays import describe_inputs
 from keras_fitnets.runtimes.base import Runner
+from keras_fitnets.utils.checks import check_whole_numbers
 from keras_fitnets.utils.errors import shorten
 
 
@@ -22,8 +24,14 @@ def load_keras_model(path: Path) -> keras.Model:
 
 
 def get_student(model: keras.Model) -> keras.Model:
-    """Return the student of a Distiller, and any other network as it is."""
-    return model.student if isinstance(model, Distiller) else model
+    """Return the student of a Distiller, and any other network as it is.
+
+    Raises:
+        ValueError: if the network carries a preprocessor, which would be bypassed.
+    """
+    network = model.student if isinstance(model, Distiller) else model
+    check_no_preprocessor(network)
+    return network
 
 
 def make_keras_runner(network: keras.Model) -> Runner:
@@ -44,6 +52,11 @@ def make_keras_runner(network: keras.Model) -> Runner:
                 f"Network '{network.name}' takes {len(inputs)} input(s); received "
                 f"{len(tensors)} array(s). Data are `x` or the tuple `(x, y)`, where "
                 "`x` may be a list or a dictionary of inputs."
+            )
+        for info, array in zip(inputs, tensors, strict=False):
+            argument = f"input '{info.name}'"
+            check_whole_numbers(
+                f"Network '{network.name}'", argument, array, info.dtype
             )
         # Trace once for each batch size, with the size known: the runtimes of files
         # plan for a known size as well, and their latencies are compared with this one.

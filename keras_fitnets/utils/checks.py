@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def check_number(name: str, value: Any, sign: str = "non-negative") -> float:
@@ -75,6 +76,59 @@ def check_integer(name: str, value: Any, minimum: int = 1, advice: str = "") -> 
             + (f" {advice}" if advice else "")
         )
     return int(value)
+
+
+def is_text_dtype(dtype: Any) -> bool:
+    """Whether a dtype, of NumPy, TensorFlow or Keras, or its name, is one of text."""
+    name = getattr(dtype, "name", str(dtype))
+    return name.startswith(("str", "bytes", "object"))
+
+
+def check_whole_numbers(owner: str, argument: str, array: Any, dtype: Any) -> None:
+    """Raise for numbers that an integer dtype would change.
+
+    Keras casts inputs to the dtype of a network without a word, so that pixels between
+    0 and 1 become zeros where a network takes integers.
+
+    Args:
+        owner: what takes the numbers, for the message.
+        argument: what the array was passed as.
+        array: an array of any kind.
+        dtype: what it is going to be cast to, or its name.
+
+    Raises:
+        ValueError: for fractions, and numbers out of the dtype's range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> check_whole_numbers("Network 'a'", "`x`", np.array([0.0, 3.0]), "uint8")
+    >>> check_whole_numbers("Network 'a'", "`x`", np.array([0.5]), "uint8")
+    Traceback (most recent call last):
+        ...
+    ValueError: Network 'a' takes whole numbers (uint8); received `x` with the ...
+    """
+    name = "string" if is_text_dtype(dtype) else keras.backend.standardize_dtype(dtype)
+    given = getattr(array.dtype, "name", str(array.dtype))
+    if not keras.backend.is_int_dtype(name) or is_text_dtype(given):
+        return
+    is_float = "float" in given
+    if not is_float and (given == "bool" or np.can_cast(given, name)):
+        return
+    numbers = np.asarray(array)
+    is_whole = numbers == np.floor(numbers) if is_float else True
+    limits = np.iinfo(name)
+    is_inside = (numbers >= limits.min) & (numbers <= limits.max)
+    is_kept = np.ravel(is_whole & is_inside)
+    if not is_kept.all():
+        wrong = numbers.reshape(-1)[np.argmin(is_kept)]
+        raise ValueError(
+            f"{owner} takes whole numbers ({name}); received {argument} with the "
+            f"number {wrong}, which would be changed to one. Scale and round it, as "
+            f'`(255 * x).round().astype("{name}")` does for pixels between 0 and 1, or '
+            "build the network for floats: where networks differ, with a Rescaling "
+            "layer in front."
+        )
 
 
 def check_choice(

@@ -3,7 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
+
+from keras_fitnets.utils.checks import is_text_dtype
 
 
 def zero_masked(tensor: Any, mask: Any) -> Any:
@@ -34,6 +38,19 @@ def combine_masks(*masks: Any) -> Any:
             mask = ops.expand_dims(mask, -1)
         combined = mask if combined is None else ops.logical_and(combined, mask)
     return combined
+
+
+def convert_text(structure: Any) -> Any:
+    """Return a structure of arrays with tensors for NumPy's arrays of text.
+
+    `fit` of Keras 3.15 knows no dtype of NumPy for text ("Invalid dtype: str32").
+    """
+
+    def convert(array: Any) -> Any:
+        is_text = isinstance(array, np.ndarray) and is_text_dtype(array.dtype)
+        return tf.constant(array) if is_text else array
+
+    return keras.tree.map_structure(convert, structure)
 
 
 def upcast_to_float32(x: Any) -> Any:
