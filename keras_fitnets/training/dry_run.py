@@ -132,6 +132,25 @@ def check_needs_no_validation(stages: Sequence[Stage], monitor: str | None) -> N
         )
 
 
+def check_callbacks(callbacks: Sequence[Any], stages: Sequence[Stage]) -> None:
+    """Raise for callbacks that would take one stage for another.
+
+    Args:
+        callbacks: those of all stages.
+        stages: the stages.
+    """
+    has_backup = any(
+        isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks
+    )
+    if has_backup and sum(stage.epochs > 0 for stage in stages) > 1:
+        raise ValueError(
+            "`callbacks` holds a BackupAndRestore, which knows nothing of stages: "
+            "after an interruption stage 1 would begin with the weights and the epoch "
+            "of the stage that was interrupted. Pass `checkpoint_dir` instead, which "
+            "resumes every stage."
+        )
+
+
 def dry_run(
     distiller: Distiller,
     data: Sequence[Any],

@@ -14,10 +14,15 @@ from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import describe_layers
 from keras_fitnets.training import dry_run
+from keras_fitnets.training.optimizers import copy_optimizer
+from keras_fitnets.training.optimizers import describe_optimizer
 from keras_fitnets.training.stage import Stage
 from keras_fitnets.training.stage_checkpoint import BestWeights
 from keras_fitnets.training.stage_checkpoint import StageCheckpoint
+from keras_fitnets.training.stage_csv import StageCSVLogger
+from keras_fitnets.training.stage_csv import replace_csv_loggers
 from keras_fitnets.utils.checks import list_callbacks
+from keras_fitnets.utils.keras_private import get_compiled_optimizer
 
 # Arguments of earlier versions, each with what a `Stage` has in its place. They still
 # work, with a DeprecationWarning.
@@ -81,7 +86,8 @@ class _StageRun:
     """A stage with everything that its call to `fit` needs."""
 
     stage: Stage
-    # The name of the stage's directory in `checkpoint_dir`.
+    # What messages and logs call the stage, and its directory in `checkpoint_dir`.
+    name: str
     directory: str
     active_hints: tuple[int, ...]
     optimizer: keras.optimizers.Optimizer
@@ -131,7 +137,8 @@ def fit_stagewise(
         kd_epochs: the epochs of stage 2, 500 by default.
         stage: the kind of stage 2, `"kd"` (the default) or `"joint"`.
         stages: a list of `Stage` in place of `hint_epochs`, `kd_epochs` and `stage`.
-        callbacks: for all stages.
+        callbacks: for all stages. A `keras.callbacks.CSVLogger` writes all stages to
+            one file, with a further column "stage".
 
             **Best weights**
         monitor: the validation log by which stages of the kinds `"kd"` and `"joint"`
@@ -202,31 +209,44 @@ def fit_stagewise(
     # Create everything that can fail before the first stage begins. The optimizers are
     # fresh: moments that belong to one loss would disturb the next.
     compiled = _restore_compiled_optimizer(distiller)
-    names = _name_directories(stages, is_usual)
+    shared_callbacks = list_callbacks(callbacks)
+    dry_run.check_callbacks(shared_callbacks, stages)
+    directories = _name_directories(stages, is_usual)
+    names = _name_stages(stages)
+    csv_loggers: dict[str, StageCSVLogger] = {}
     all_hints = tuple(range(len(distiller.hints)))
     runs: list[_StageRun] = []
-    for one, name in zip(stages, names, strict=True):
+    for one, name, directory in zip(stages, names, directories, strict=True):
         best = _create_best_weights(distiller, one, monitor, mode)
+        own_callbacks = [*shared_callbacks, *list_callbacks(one.callbacks)]
         run = _StageRun(
             stage=one,
-            directory=name,
+            name=name,
+            directory=directory,
             active_hints=all_hints if one.hints is None else tuple(one.hints),
             optimizer=_create_optimizer(one.optimizer or compiled, distiller),
-            callbacks=list_callbacks(callbacks) + list_callbacks(one.callbacks),
+            callbacks=replace_csv_loggers(own_callbacks, csv_loggers),
             best=best if has_validation else None,
             # Without this, a changed earlier stage of no epochs would go unnoticed.
             # The checkpoints of the usual two stages never had it.
             settings={} if is_usual else {"earlier stages": _describe_stages(runs)},
         )
         runs.append(run)
+        if checkpoint_dir is not None:
+            # It raises now, and not after the stages before, if it cannot.
+            describe_optimizer(run.optimizer)
 
     data = (x, y, kwargs.get("sample_weight"))
     dry_run.dry_run(distiller, data, validation_data, _find_monitors(runs))
     kwargs = {"x": x, "y": y, "validation_data": validation_data, **kwargs}
+    histories: list[keras.callbacks.History] = []
+    is_resumed = False
     try:
-        histories = [
-            _fit_stage(distiller, run, checkpoint_dir, factor, kwargs) for run in runs
-        ]
+        for run in runs:
+            history, is_resumed = _fit_stage(
+                distiller, run, checkpoint_dir, factor, is_resumed, kwargs
+            )
+            histories.append(history)
     finally:
         # The next call starts with all pairs and the Distiller's own factor again.
         if distiller.hints:
@@ -306,6 +326,14 @@ def _name_directories(stages: Sequence[Stage], is_usual: bool) -> list[str]:
     return [*hints, "kd"]
 
 
+def _name_stages(stages: Sequence[Stage]) -> list[str]:
+    """Name the stages by their kinds, with numbers where a kind comes twice."""
+    kinds = [stage.kind for stage in stages]
+    if len(set(kinds)) == len(kinds):
+        return kinds
+    return [f"{kind} {number}" for number, kind in enumerate(kinds, start=1)]
+
+
 def _describe_stages(runs: Sequence[_StageRun]) -> list[str]:
     return [f"{run.stage.kind} for {run.stage.epochs} epochs" for run in runs]
 
@@ -342,9 +370,17 @@ def _fit_stage(
     run: _StageRun,
     checkpoint_dir: Any,
     factor: float,
+    is_resumed: bool,
     kwargs: dict[str, Any],
-) -> keras.callbacks.History:
-    """Train one stage, from its last checkpoint on if there is one."""
+) -> tuple[keras.callbacks.History, bool]:
+    """Train one stage, from its last checkpoint on if there is one.
+
+    Args:
+        is_resumed: whether an earlier call has run a stage before this one.
+
+    Returns:
+        The stage's logs, and whether an earlier call has run it or one before it.
+    """
     stage = run.stage
     distiller.stage = stage.kind
     if distiller.hints:
@@ -359,17 +395,21 @@ def _fit_stage(
     history = keras.callbacks.History()
     history.history, history.epoch = {}, []
     if stage.epochs == 0:
-        return history
+        return history, is_resumed
     callbacks = list(run.callbacks)
     if run.best is not None:
         callbacks.append(run.best)
     if checkpoint_dir is None:
-        return distiller.fit(**kwargs, epochs=stage.epochs, callbacks=callbacks)
+        _begin_csv_files(run, 0, is_resumed)
+        options = {"epochs": stage.epochs, "callbacks": callbacks}
+        return distiller.fit(**kwargs, **options), is_resumed
 
     settings = _describe_run(distiller, run, kwargs)
     directory = Path(checkpoint_dir) / run.directory
     checkpoint = StageCheckpoint(directory, distiller, callbacks, settings)
     checkpoint.restore()
+    is_resumed = is_resumed or checkpoint.epoch > 0
+    _begin_csv_files(run, checkpoint.epoch, is_resumed)
     history.history = {name: list(log) for name, log in checkpoint.logs.items()}
     history.epoch = list(range(checkpoint.epoch))
     if not checkpoint.done:
@@ -385,7 +425,13 @@ def _fit_stage(
         )
         history = _join_histories([history, rest])
         checkpoint.finish()
-    return history
+    return history, is_resumed
+
+
+def _begin_csv_files(run: _StageRun, epoch: int, is_resumed: bool) -> None:
+    for callback in run.callbacks:
+        if isinstance(callback, StageCSVLogger):
+            callback.begin_stage(run.name, epoch, is_resumed)
 
 
 def _describe_run(
@@ -419,7 +465,10 @@ def _describe_run(
         "weights": [[w.name, list(w.shape)] for w in distiller.weights],
         "teacher": distiller.teacher.fingerprint(),
         "optimizer": type(run.optimizer).__name__,
-        **_describe_optimizer(run.optimizer),
+        **{
+            f"optimizer's {name}": value
+            for name, value in describe_optimizer(run.optimizer).items()
+        },
         **distiller.initial,
         **schedules,
         "learning_rate_factor": distiller.learning_rate_factor,
@@ -436,7 +485,8 @@ def _measure_size(x: Any) -> Any:
         return int(x.cardinality())
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches
-    return [len(array) for array in keras.tree.flatten(x)]
+    # An optional input of a network may be None.
+    return [len(array) for array in keras.tree.flatten(x) if array is not None]
 
 
 def _create_optimizer(
@@ -456,20 +506,11 @@ def _create_optimizer(
                     "`optimizer` of a Stage must be a Keras optimizer or its name; "
                     f"received {optimizer!r}. For example keras.optimizers.Adam(0.01)."
                 ) from error
-        optimizer = type(optimizer).from_config(optimizer.get_config())
+        optimizer = copy_optimizer(optimizer)
         is_half = distiller.dtype_policy.name == "mixed_float16"
         if is_half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
-
-
-def _describe_optimizer(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """Describe an optimizer by its configuration.
-
-    Its name is left out: Keras counts it up with each optimizer of a process.
-    """
-    config = optimizer.get_config()
-    return {f"optimizer's {key}": config[key] for key in config.keys() - {"name"}}
 
 
 def _restore_compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimizer:
@@ -477,9 +518,11 @@ def _restore_compiled_optimizer(distiller: Distiller) -> keras.optimizers.Optimi
 
     Callbacks such as ReduceLROnPlateau may have changed `distiller.optimizer` since.
     """
-    config = distiller.get_compile_config()["optimizer"]
-    own = type(distiller.optimizer)
-    return keras.optimizers.deserialize(config, custom_objects={own.__name__: own})
+    compiled = get_compiled_optimizer(distiller)
+    # A name, or the configuration of a loaded file.
+    if not isinstance(compiled, keras.optimizers.Optimizer):
+        compiled = keras.optimizers.get(compiled)
+    return copy_optimizer(compiled)
 
 
 def _join_histories(

@@ -1,6 +1,7 @@
 """A FitNet as the model of a search."""
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 import keras
 import keras_tuner
 
+from keras_fitnets.distillation.cached_dataset import DATASETS
 from keras_fitnets.distillation.distiller import Distiller
-from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.validate_data import unpack_batch
 from keras_fitnets.training import dry_run
 from keras_fitnets.tuning.atomic_save import save_atomically
+from keras_fitnets.tuning.search_data import to_arrays
 from keras_fitnets.tuning.search_space import NO_HINT
 from keras_fitnets.tuning.search_space import declare_hyperparameter
 from keras_fitnets.tuning.search_space import parse_candidates
@@ -79,6 +81,9 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             regressors; for these, each further execution of a trial adds one.
         directory: where the teacher's outputs and the first stages are kept; by
             default in the tuner's project. Searches with one directory share them.
+        cache: whether to keep the teacher's outputs. False runs the teacher in each
+            step, for data that cannot be cached: text, batches of shapes of their own,
+            or data that are drawn anew in each pass. Stage 1 is shared all the same.
         name, tunable: as for any `keras_tuner.HyperModel`.
         **options: the other arguments of `Distiller`.
 
@@ -126,6 +131,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         annealing: Callable[[float], Any] | None = None,
         seed: int = 0,
         directory: Any = None,
+        cache: bool = True,
         name: str | None = None,
         tunable: bool = True,
         **options: Any,
@@ -149,6 +155,9 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         self.annealing = annealing and _function("annealing", annealing)
         self.seed = seed
         self.directory = directory
+        if not isinstance(cache, bool):
+            raise TypeError(f"`cache` must be True or False; received {cache!r}.")
+        self.cache = cache
         self.options = options
         self._shared_stages = SharedStages(
             self.teacher, [*self.candidates.values()], seed
@@ -201,8 +210,9 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         Args:
             hp: its hyperparameters.
             model: the student.
-            x, y, sample_weight, validation_data: as for `Distiller.fit`. A dataset must
-                be the same in every pass, or one that `cache_teacher` gave back.
+            x, y, sample_weight, validation_data: as for `Distiller.fit`. Unless
+                `cache` is False, a dataset must be the same in every pass, or one that
+                `cache_teacher` gave back.
             hint_epochs: those of stage 1.
             epochs, initial_epoch: those of stage 2. Where Hyperband goes on with a
                 student, from another epoch than 0, there is no stage 1.
@@ -225,7 +235,10 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         monitors = _monitors(own.tuner, validation_data) if own else []
         pairs = parse_hints(self.candidates[hp.get("hint")], self.teacher.models, model)
         # A regressor passed as a layer is copied: its weights belong to one trial.
-        hints = [Hint.from_config(pair.get_config()) for pair in pairs]
+        hints = [
+            dataclasses.replace(pair, regressor=_copy_layer(pair.regressor))
+            for pair in pairs
+        ]
         if own is not None:
             save_atomically(own.tuner)
         with model.distribute_strategy.scope():
@@ -234,7 +247,13 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             self._compile(distiller, self._optimizer(hp.get("learning_rate")))
         data: tuple[Any, ...] = (x, y, sample_weight)
         folder = self._folder(own)
-        if folder is not None:
+        if folder is None or not self.cache:
+            data = tuple(to_arrays(part) for part in data)
+            if isinstance(validation_data, (list, tuple)):
+                validation_data = to_arrays(validation_data)
+            # A dataset has an order of its own, and Keras warns of another wish.
+            shuffle = shuffle and not isinstance(x, DATASETS)
+        else:
             keep = functools.partial(
                 self._shared_stages.cached_dataset, folder, distiller=distiller
             )
@@ -316,6 +335,15 @@ def _function(argument: str, value: Any) -> Any:
             "help(keras_fitnets.tuning.FitNetHyperModel) lists its arguments."
         )
     return value
+
+
+def _copy_layer(layer: Any) -> Any:
+    """Return a new layer of the same arguments; a word in its place as it is."""
+    # Neither way looks the class up, so that it need not be registered with Keras.
+    if isinstance(layer, (keras.Sequential, keras.Function)):
+        return keras.models.clone_model(layer)
+    is_layer = isinstance(layer, keras.layers.Layer)
+    return type(layer).from_config(layer.get_config()) if is_layer else layer
 
 
 def _monitors(tuner: Any, validation_data: Any) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_fitnets.cache.storage import exclusive_lock
 from keras_fitnets.cache.teacher_cache import cache_teacher
@@ -16,7 +15,11 @@ from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
+from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.training.optimizers import describe_optimizer
 from keras_fitnets.training.stagewise import fit_stagewise
+from keras_fitnets.tuning.search_data import digest_data
+from keras_fitnets.tuning.search_data import to_tf_dataset
 
 
 class SharedStages:
@@ -36,6 +39,8 @@ class SharedStages:
         self._seed = seed
         # For each kind of data the last that was passed, and the cache made of it.
         self._opened: dict[Any, tuple[Sequence[Any], CachedDataset]] = {}
+        # The data that were passed last without a cache, and their digests.
+        self._digests: tuple[Sequence[Any], list[str]] | None = None
 
     def cached_dataset(
         self,
@@ -67,11 +72,8 @@ class SharedStages:
         key = (folder, kind, batch_size, shuffle)
         if key in self._opened:
             previous, cached = self._opened[key]
-            if all(map(operator.is_, previous, data)):
+            if _are_same(previous, data):
                 return cached
-        if not isinstance(dataset, tf.data.Dataset):
-            arrays = tuple(array for array in data if array is not None)
-            dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size or 32)
         # The first trial caches the hint layers of all the others as well.
         models, student = self._teacher.models, distiller.student
         layers = {
@@ -79,15 +81,21 @@ class SharedStages:
             for candidate in self._candidates
             for hint in parse_hints(candidate, models, student)
         }
-        cached = cache_teacher(
-            distiller,
-            dataset,
-            folder / f"teacher's outputs, {kind}",
-            hint_layers=sorted(layers),
-            shuffle=shuffle,
-            seed=self._seed,
-            verbose=verbose,
-        )
+        try:
+            cached = cache_teacher(
+                distiller,
+                to_tf_dataset(data, batch_size or 32),
+                folder / f"teacher's outputs, {kind}",
+                hint_layers=sorted(layers),
+                shuffle=shuffle,
+                seed=self._seed,
+                verbose=verbose,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Or pass cache=False to FitNetHyperModel, which then runs the "
+                "teacher in each step."
+            ) from error
         self._opened[key] = (data, cached)
         return cached
 
@@ -111,7 +119,9 @@ class SharedStages:
         lock: Any = contextlib.nullcontext()
         if folder is not None:
             key = self._key(distiller, optimizer, epochs, options)
-            folder = folder / "first stages" / key
+            # Without a key, no stage can be told from another.
+            folder = None if key is None else folder / "first stages" / key
+        if folder is not None:
             # A second process with an equal trial waits here, and then finds the
             # finished stage among the checkpoints.
             lock = exclusive_lock(folder, options["verbose"])
@@ -126,18 +136,23 @@ class SharedStages:
 
     def _key(
         self, distiller: Distiller, optimizer: Any, epochs: int, options: dict[str, Any]
-    ) -> str:
-        """A digest of everything that the result of stage 1 depends on."""
-        config = optimizer.get_config()
+    ) -> str | None:
+        """A digest of everything that the result of stage 1 depends on.
+
+        None if it depends on a learning rate schedule that does not tell its arguments.
+        """
+        try:
+            config = describe_optimizer(optimizer)
+        except ValueError:
+            return None
         facts = [
             self._teacher.fingerprint(),
             Teacher(distiller.student).fingerprint(),
             distiller.hints,
             type(optimizer).__name__,
-            # Keras counts the names of optimizers up within a process.
-            {name: config[name] for name in sorted(config) if name != "name"},
+            {name: config[name] for name in sorted(config)},
             epochs,
-            options["x"].fingerprint,
+            self._describe_data(options),
             [options.get(name) for name in ("class_weight", "steps_per_epoch")],
         ]
         digest = hashlib.sha256(repr(facts).encode())
@@ -145,3 +160,26 @@ class SharedStages:
             for weight in regressor.get_weights():
                 digest.update(weight.tobytes())
         return digest.hexdigest()[:16]
+
+    def _describe_data(self, options: dict[str, Any]) -> Any:
+        """Describe the data of `fit`, and the order in which it reads them."""
+        if isinstance(options["x"], CachedDataset):
+            return options["x"].fingerprint
+        data = tuple(options[name] for name in ("x", "y", "sample_weight"))
+        validation = options["validation_data"]
+        # Without a cache, only this tells whether the best epoch is judged alike.
+        if validation is not None:
+            data += unpack_batch("`validation_data`", validation)
+        # All data are read for it: once, as long as the same objects are passed.
+        objects = keras.tree.flatten(data)
+        if self._digests is None or not _are_same(objects, self._digests[0]):
+            digests = [digest_data(data[i : i + 3]) for i in range(0, len(data), 3)]
+            self._digests = objects, digests
+        return [
+            *self._digests[1],
+            *(self._seed, options["batch_size"], options["shuffle"]),
+        ]
+
+
+def _are_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))

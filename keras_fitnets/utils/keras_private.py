@@ -20,6 +20,7 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+from keras.src.backend.common import global_state
 
 # ── What Keras attaches to tensors ──────────────────────────────────────────────────
 
@@ -255,6 +256,36 @@ def get_loss_weights(model: keras.Model) -> Any:
     return model._compile_loss._user_loss_weights
 
 
+def get_compiled_optimizer(model: keras.Model) -> Any:
+    """Return what `compile` was given as `optimizer`.
+
+    The public `get_compile_config` of Keras 3.15 serialises it, and losses and metrics
+    along with it; what is not registered cannot be made anew of that.
+    """
+    return model._compile_config.config.get("optimizer", model.optimizer)
+
+
+def get_optimizer_config(optimizer: Any) -> dict[str, Any]:
+    """Return an optimizer's configuration, with its schedule as the object that it is.
+
+    The public `get_config` of Keras 3.15 serialises a schedule, or fails where that
+    has no `get_config`, and `optimizer.learning_rate` is the number of the next step.
+    """
+    # The rate of a wrapper, such as one that scales the loss, is that of its inner one.
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = inner._learning_rate
+    is_schedule = callable(rate) and not isinstance(rate, keras.Variable)
+    if not is_schedule:
+        return optimizer.get_config()
+    # Keras tracks what is assigned, and Python alone need not know of this number.
+    object.__setattr__(inner, "_learning_rate", 0.0)
+    try:
+        config = optimizer.get_config()
+    finally:
+        object.__setattr__(inner, "_learning_rate", rate)
+    return config if inner is not optimizer else {**config, "learning_rate": rate}
+
+
 def is_validation_of_fit(arguments: dict[str, Any]) -> bool:
     """Whether Keras' own `fit` calls `evaluate`, by the bound arguments of that call.
 
@@ -418,6 +449,18 @@ class _ScaledSteps:
 
     def _is_scaled(self, variable: Any) -> bool:
         return self._optimizer._var_key(variable) in self._keys
+
+
+# ── How models are saved ────────────────────────────────────────────────────────────
+
+
+def is_legacy_file() -> bool:
+    """Whether Keras is writing, or reading, a model in its former format, HDF5.
+
+    That file has no assets. Keras 3.15 says so in a global attribute, and has no
+    public way to ask; `keras.saving.save_model` does not call the model's own `save`.
+    """
+    return bool(global_state.get_global_attribute("use_legacy_config", False))
 
 
 # ── How configurations are written ──────────────────────────────────────────────────

@@ -103,6 +103,7 @@ PRIVATE_PLACES = {
 PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python")
 PRIVATE_NAMES = {
     "_apply_weight_decay",
+    "_compile_config",
     "_compile_loss",
     "_compile_metrics",
     "_distribute_strategy",
@@ -113,6 +114,7 @@ PRIVATE_NAMES = {
     "_keras_history",
     "_keras_logits",
     "_keras_mask",
+    "_learning_rate",
     "_loss_tracker",
     "_maybe_symbolic_build",
     "_run_through_graph",

@@ -322,3 +322,49 @@ def test_the_keys_that_change_no_output():
     layer = networks.functional().get_config()["layers"][-1]
     assert {"build_config", "name"} <= layer.keys(), "Change `IDLE_CONFIG_KEYS`."
     assert {"name", "trainable"} <= layer["config"].keys()
+
+
+class Silent(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that does not tell its arguments."""
+
+    def __call__(self, step):
+        return 0.25
+
+
+def test_what_compile_was_given_is_read():
+    optimizer = keras.optimizers.SGD(0.5)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer, lambda y_true, y_pred: y_pred)
+    message = "Keras keeps it elsewhere: change `get_compiled_optimizer`."
+    assert keras_private.get_compiled_optimizer(model) is optimizer, message
+
+
+def test_an_optimizers_schedule_is_read():
+    schedule = Silent()
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.5)
+    config = keras_private.get_optimizer_config(optimizer)
+    assert config["learning_rate"] is schedule
+    assert config["momentum"] == 0.5
+    assert float(optimizer.learning_rate) == 0.25
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=4.0)
+    assert keras_private.get_optimizer_config(scaled)["initial_scale"] == 4.0
+    assert float(optimizer.learning_rate) == 0.25
+
+
+def test_a_schedule_without_a_configuration_still_fails():
+    with pytest.raises(NotImplementedError):
+        keras.optimizers.SGD(Silent()).get_config()
+
+
+def test_the_former_file_format_is_recognised(tmp_path):
+    seen = []
+
+    class Model(keras.Sequential):
+        def get_config(self):
+            seen.append(keras_private.is_legacy_file())
+            return super().get_config()
+
+    model = Model([keras.Input((2,)), keras.layers.Dense(1)])
+    model.save(tmp_path / "new.keras")
+    model.save(tmp_path / "old.h5")
+    assert seen == [False, True], "Keras says so elsewhere: change `is_legacy_file`."
