@@ -26,6 +26,7 @@ from keras_fitnets.distillation.finite_guard import FiniteGuard
 from keras_fitnets.distillation.hints import Hint
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.hints import serialize_hint
+from keras_fitnets.distillation.monitors import set_directions
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distillation.objective import Objective
 from keras_fitnets.distillation.output_names import align_to_outputs
@@ -36,20 +37,35 @@ from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
+from keras_fitnets.distillation.validate_data import check_casts
 from keras_fitnets.distillation.validate_data import check_data
+from keras_fitnets.distillation.validate_data import guard_casts
+from keras_fitnets.distillation.validate_data import is_source
 from keras_fitnets.distillation.validate_labels import check_labels
 from keras_fitnets.distribution import replicas
 from keras_fitnets.distribution.multi_worker import step_results
 from keras_fitnets.inspection import graph
+from keras_fitnets.inspection.preprocessors import check_no_preprocessor
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_number
 from keras_fitnets.utils.checks import list_callbacks
 from keras_fitnets.utils.keras_private import FitsOnWorkers
 from keras_fitnets.utils.keras_private import get_loss_weights
+from keras_fitnets.utils.keras_private import is_legacy_file
+from keras_fitnets.utils.keras_private import is_validation_of_fit
 from keras_fitnets.utils.keras_private import scale_learning_rate
 from keras_fitnets.utils.keras_private import serialize_loss
+from keras_fitnets.utils.network_state import load_state
+from keras_fitnets.utils.network_state import save_state
+from keras_fitnets.utils.tensors import convert_text
 
 STAGES = ("hint", "kd", "joint")
+
+_NO_HDF5 = (
+    "An HDF5 file cannot hold the teacher of a Distiller, and one with another teacher "
+    "would be loaded; {}. Save `distiller.keras`; `distiller.student.save` takes "
+    "any format of Keras."
+)
 
 
 class _FloatVariable:
@@ -500,16 +516,22 @@ class Distiller(FitsOnWorkers):
                 # Its views and order follow the epoch, also where a run is resumed.
                 callbacks = list_callbacks(arguments.get("callbacks"))
                 arguments["callbacks"] = [*callbacks, x.epoch_counter]
+            set_directions(list_callbacks(arguments.get("callbacks")))
             for name in ("x", "validation_data"):
                 if name in arguments:
-                    arguments[name] = self._select_columns(arguments[name])
+                    data = self._select_columns(arguments[name])
+                    arguments[name] = guard_casts(self, f"`{name}`", data)
             return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(super().evaluate).bind(*args, **kwargs)
         with self._hash_teacher_once():
             check_data(self, **bound.arguments)
-            bound.arguments["x"] = self._select_columns(bound.arguments.get("x"))
+            data = self._select_columns(bound.arguments.get("x"))
+            # `fit` has looked at its validation data already.
+            if not is_validation_of_fit(bound.arguments):
+                data = guard_casts(self, "`x`", data)
+            bound.arguments["x"] = data
             return super().evaluate(*bound.args, **bound.kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -517,12 +539,15 @@ class Distiller(FitsOnWorkers):
         x = bound.arguments["x"]
         if isinstance(x, CachedDataset):
             bound.arguments["x"] = x.as_tf_dataset([])
+        elif not is_source(x):
+            check_casts(self, "`x`", x)
+            bound.arguments["x"] = convert_text(x)
         return super().predict(*bound.args, **bound.kwargs)
 
     def _select_columns(self, data: Any) -> Any:
         """Return what Keras reads; of a cached dataset the stage's columns alone."""
         if not isinstance(data, CachedDataset):
-            return data
+            return convert_text(data)
         return data.as_tf_dataset(
             self.teacher_outputs.keys(
                 self._fingerprints(), self.stage, self._active_pairs()
@@ -835,17 +860,51 @@ class Distiller(FitsOnWorkers):
 
     # ── Saving ────────────────────────────────────────────────────────────────────
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Save all of the Distiller, its teacher included, to a `.keras` file."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(_NO_HDF5.format(f"received '{filepath}'"))
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Export the student, as `keras.Model.export` does.
+
+        `keras_fitnets.export.export_student` also compares the file with the student.
+        """
+        student = self.student
+        bound = inspect.signature(student.export).bind(filepath, *args, **kwargs)
+        inputs = graph.get_inputs(student)
+        if bound.arguments.get("input_signature") is None and inputs is not None:
+            # Keras wants it of a network that was never called as a whole, and hint
+            # stages run the layers of a student alone.
+            bound.arguments["input_signature"] = [
+                keras.tree.map_structure(
+                    lambda one: keras.InputSpec(one.dtype, one.shape, name=one.name),
+                    inputs,
+                )
+            ]
+        student.export(*bound.args, **bound.kwargs)
+
     def save_assets(self, dir_path: str) -> None:
         # The teacher is not among the tracked layers, so that it is in no weight file
-        # and no checkpoint. A `.keras` file must be complete and takes it as assets.
+        # and no checkpoint. A `.keras` file must be complete and takes it as assets:
+        # all of its state, since lookup layers keep theirs outside of weights.
         for i, member in enumerate(self.teacher.models):
-            member.save_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+            save_state(member, Path(dir_path) / f"teacher_{i}.keras")
 
     def load_assets(self, dir_path: str) -> None:
         for i, member in enumerate(self.teacher.models):
-            member.load_weights(Path(dir_path) / f"teacher_{i}.weights.h5")
+            path = Path(dir_path) / f"teacher_{i}.keras"
+            # Earlier versions saved the weights alone.
+            weights = path.with_suffix(".weights.h5")
+            if weights.exists():
+                member.load_weights(weights)
+            else:
+                load_state(member, path)
 
     def get_config(self) -> dict[str, Any]:
+        if is_legacy_file():
+            raise ValueError(_NO_HDF5.format("Keras asked for what to write into one"))
         serialize = keras.saving.serialize_keras_object
         return {
             "teacher": serialize(self.teacher),
@@ -872,6 +931,8 @@ class Distiller(FitsOnWorkers):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":
+        if is_legacy_file():
+            raise ValueError(_NO_HDF5.format("one of an earlier version was loaded"))
         deserialize = keras.saving.deserialize_keras_object
         config = dict(config)
         config["teacher"] = deserialize(config["teacher"])
@@ -896,6 +957,8 @@ def _check_networks(teacher: Teacher, student: Any) -> None:
     """Raise if the student is no network of its own, or in another scope."""
     if not isinstance(student, keras.Model):
         raise TypeError(f"`student` must be a keras.Model; received {student!r}.")
+    for network in (*teacher.models, student):
+        check_no_preprocessor(network)
     if any(member is student for member in teacher.models):
         raise ValueError(
             f"Network '{student.name}' is both teacher and student. Give the "

@@ -1,4 +1,4 @@
-"""A digest of a network's layers and weights.
+"""A digest of a network's layers, weights, and what layers keep beside them.
 
 It tells whether a cache of teacher outputs was made with the teacher at hand. It must
 be the same in every process that builds or loads the same network, and differ as soon
@@ -7,9 +7,13 @@ as a weight or an argument of a layer does.
 
 import contextlib
 import hashlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_fitnets.inspection import graph
@@ -18,7 +22,7 @@ from keras_fitnets.utils.keras_private import IDLE_CONFIG_KEYS
 
 
 def fingerprint(model: keras.Model) -> str:
-    """Return a digest of a network's layers and weights, 16 hexadecimal digits.
+    """Return a digest of a network's layers and state, 16 hexadecimal digits.
 
     Names of layers do not count, nor what a configuration holds besides arguments.
     """
@@ -41,7 +45,67 @@ def fingerprint(model: keras.Model) -> str:
     for weight in model.weights:
         digest.update(f"{weight.name} {weight.shape} {weight.dtype}".encode())
         digest.update(ops.convert_to_numpy(weight).tobytes())
+    # Most layers have no other state, and add nothing: the digests of such networks,
+    # which caches of earlier versions hold, stay as they were.
+    for i, layer in enumerate(layers):
+        for name, content in _iterate_other_state(layer, places):
+            digest.update(f"{i} {name}".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _iterate_other_state(
+    layer: keras.layers.Layer, places: dict[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what a layer saves that is neither an argument nor a weight, by name."""
+    # A layer that cannot save its state, or is not ready to, raises: as above its type
+    # and its weights still count.
+    with contextlib.suppress(Exception):
+        yield from _read_assets(layer)
+    with contextlib.suppress(Exception):
+        yield from _read_other_variables(layer)
+    with contextlib.suppress(Exception):
+        # Keras' own layers keep nothing but shapes here.
+        build_config = layer.get_build_config() or {}
+        for key in sorted(build_config.keys() - {"input_shape", "shapes_dict"}):
+            text = _to_text(build_config[key], places, is_graph=False)
+            yield f"build {key}", text.encode()
+
+
+def _read_assets(layer: Any) -> list[tuple[str, bytes]]:
+    """Return the files that a layer saves, such as a vocabulary."""
+    if not hasattr(layer, "save_assets"):
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        return [
+            (f"asset {path.relative_to(folder).as_posix()}", path.read_bytes())
+            for path in sorted(Path(folder).rglob("*"))
+            if path.is_file()
+        ]
+
+
+def _read_other_variables(layer: Any) -> list[tuple[str, bytes]]:
+    """Return what a layer saves among its variables that is none of its weights."""
+    # With LoRA, Keras' layers save a kernel that is computed of their weights.
+    is_own = type(layer).save_own_variables is not keras.layers.Layer.save_own_variables
+    if not is_own or getattr(layer, "lora_enabled", False):
+        return []
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    values = {str(key): _to_bytes(value) for key, value in store.items()}
+    weights = {_to_bytes(weight) for weight in layer.weights}
+    return [
+        (f"variable {key}", values[key])
+        for key in sorted(values)
+        if values[key] not in weights
+    ]
+
+
+def _to_bytes(value: Any) -> bytes:
+    array = ops.convert_to_numpy(value) if ops.is_tensor(value) else np.asarray(value)
+    # The bytes of objects, such as strings, would be their addresses in memory.
+    is_object = array.dtype == object
+    return repr(array.tolist()).encode() if is_object else array.tobytes()
 
 
 def _to_text(config: Any, places: dict[str, str], is_graph: bool) -> str:

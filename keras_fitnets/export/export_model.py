@@ -11,6 +11,8 @@ from keras_fitnets.inspection import activations
 from keras_fitnets.inspection import graph
 from keras_fitnets.runtimes.arrays import name_inputs
 from keras_fitnets.utils.keras_private import get_dtype_policy_name
+from keras_fitnets.utils.network_state import load_state
+from keras_fitnets.utils.network_state import save_state
 
 
 def build_export_model(
@@ -140,12 +142,13 @@ def _to_float32(network: keras.Model) -> keras.Model:
         return type(layer).from_config(_set_float32(layer.get_config()))
 
     copy = keras.models.clone_model(network, clone_function=copy_layer, recursive=True)
-    # Copy the weights by a file. `set_weights` would leave what a layer computes from
-    # its weights when they are loaded, as `Normalization` does, at its initial value.
+    # Copy the state by a file. `set_weights` would leave what a layer computes from its
+    # weights when they are loaded, as `Normalization` does, at its initial value, and
+    # would leave out vocabularies, which are no weights.
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "student.weights.h5"
-        network.save_weights(file)
-        copy.load_weights(file)
+        file = Path(directory) / "student.keras"
+        save_state(network, file)
+        load_state(copy, file)
     return copy
 
 

@@ -1,11 +1,15 @@
 """What is saved is what trained, and it goes on as if it had never stopped."""
 
+import functools
+import importlib
+
 import keras
 import networks
 import numpy as np
 import pytest
 
 import keras_fitnets as kf
+from keras_fitnets.runtimes.runner import load_runner
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -159,3 +163,59 @@ def test_the_student_is_saved_alone(tmp_path):
         assert student.count_params() == model.student.count_params()
         np.testing.assert_array_equal(student(x), model.student(x))
     assert (tmp_path / "1.keras").exists()
+
+
+@pytest.mark.parametrize("ending", ["h5", "hdf5"])
+@pytest.mark.parametrize("own", [True, False], ids=["method", "function"])
+def test_a_file_that_cannot_hold_the_teacher_is_refused(tmp_path, ending, own):
+    model = distiller()
+    save = model.save if own else functools.partial(keras.saving.save_model, model)
+    with pytest.raises(ValueError, match=r"cannot hold the teacher.*distiller.keras"):
+        save(tmp_path / f"distiller.{ending}")
+    # The student alone has no teacher to lose.
+    model.student.save(tmp_path / f"student.{ending}")
+
+
+def test_a_file_of_that_kind_is_not_loaded(tmp_path, monkeypatch):
+    model = distiller()
+    with monkeypatch.context() as patch:
+        module = importlib.import_module("keras_fitnets.distillation.distiller")
+        patch.setattr(module, "is_legacy_file", lambda: False)
+        keras.saving.save_model(model, tmp_path / "old.h5")
+    with pytest.raises(ValueError, match="cannot hold the teacher"):
+        objects = {"Distiller": kf.Distiller}
+        keras.saving.load_model(tmp_path / "old.h5", custom_objects=objects)
+
+
+def test_a_directory_holds_the_teacher_too(tmp_path):
+    """Keras 3.15 can leave the file unzipped; earlier versions say that they cannot."""
+    model = distiller()
+    fit(model)
+    try:
+        model.save(tmp_path / "whole", zipped=False)
+    except ValueError as error:
+        assert "extension" in str(error)  # noqa: PT017
+        return
+    loaded = keras.saving.load_model(tmp_path / "whole")
+    x, _ = networks.batch()
+    for one, other in zip(*(model.teacher.models, loaded.teacher.models), strict=True):
+        np.testing.assert_array_equal(one(x), other(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["tf_saved_model", "onnx", "litert"])
+def test_a_distiller_exports_its_student(tmp_path, format_):
+    model = distiller()
+    fit(model)
+    endings = {"onnx": ".onnx", "litert": ".tflite"}
+    path = tmp_path / f"student{endings.get(format_, '')}"
+    try:
+        model.export(path, format=format_, verbose=False)
+    except ValueError as error:
+        # Keras 3.11 does not write LiteRT yet, and says so.
+        assert format_ == "litert" and "format" in str(error)  # noqa: PT017
+        return
+    x, _ = networks.batch()
+    runner = load_runner(path)
+    [outputs] = runner.run(x)
+    np.testing.assert_allclose(outputs, model.student(x), rtol=1e-4, atol=1e-5)
