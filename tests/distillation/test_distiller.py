@@ -9,6 +9,8 @@ import pytest
 
 import keras_fitnets as kf
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 PAIR = ("conv1", "conv2")
 
 
@@ -37,18 +39,15 @@ STUDENTS = {
 }
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "build",
+    ("stage", "build"),
     [
-        *("functional", "nested"),
-        *(
-            pytest.param(b, marks=pytest.mark.graph)
-            for b in ("sequential", "subclassed")
-        ),
+        *(("hint", build) for build in ("sequential", "nested", "subclassed")),
+        *(("kd", "functional"), ("joint", "nested")),
+        pytest.param("joint", "subclassed", marks=pytest.mark.graph),
     ],
 )
-@pytest.mark.parametrize("stage", ["hint", "kd", "joint"])
 def test_each_stage_changes_what_it_trains_and_nothing_else(build, stage):
     make, guided = STUDENTS[build]
     teacher = networks.sequential(8, "teacher")
@@ -73,6 +72,7 @@ def test_each_stage_changes_what_it_trains_and_nothing_else(build, stage):
     assert not networks.changed(after, networks.numpy_variables(model))
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_no_list_of_the_distiller():
     teacher = networks.sequential(8, "teacher")
     model = distiller(teacher)
@@ -107,9 +107,11 @@ def test_a_number_in_a_variable_reads_as_it_was_assigned(argument):
     assert getattr(model, argument) == 12345
 
 
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("learning_rate_factor", [0.0, 0.25])
-@pytest.mark.parametrize("optimizer", ["SGD", "RMSprop", "Adam"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("learning_rate_factor", "optimizer"),
+    [(0.0, "SGD"), (0.25, "RMSprop"), (0.25, "Adam")],
+)
 def test_learning_rate_factor_scales_the_steps_below_the_hint(
     learning_rate_factor, optimizer
 ):
@@ -131,6 +133,7 @@ def test_learning_rate_factor_scales_the_steps_below_the_hint(
         np.testing.assert_allclose(small, factor * step, rtol=1e-3, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_hint_pairs_can_be_trained_one_at_a_time():
     model = distiller(hints=[("conv1", "conv1"), ("conv2", "conv2")], stage="hint")
     x, _ = networks.batch()
@@ -147,6 +150,8 @@ def test_hint_pairs_can_be_trained_one_at_a_time():
     assert moved == {"conv1", "norm1", "conv2"}
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_stages_can_follow_each_other_under_one_optimizer():
     model, (x, y) = distiller(), networks.batch()
     seen = {}
@@ -162,6 +167,7 @@ def test_stages_can_follow_each_other_under_one_optimizer():
     assert model.optimizer.iterations.numpy() == 4 * 3
 
 
+@pytest.mark.slow
 def test_stage_hint_needs_no_labels_and_kd_without_label_loss_neither():
     model, (x, _) = distiller(stage="hint"), networks.batch()
     history = fit(model, x)
@@ -260,8 +266,12 @@ def test_penalties_are_part_of_the_loss():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
-def test_float16_student_has_its_loss_scaled(options):
+@pytest.mark.graph
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [({}, ("hint", "kd", "joint")), ({"jit_compile": True}, ("joint",))],
+)
+def test_float16_student_has_its_loss_scaled(options, stages):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         student = networks.sequential(3, "student")
@@ -271,7 +281,7 @@ def test_float16_student_has_its_loss_scaled(options):
     model.compile(keras.optimizers.SGD(1e-3), networks.LABEL_LOSS, **options)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     x, y = networks.batch()
-    for stage in ("hint", "kd", "joint"):
+    for stage in stages:
         model.stage = stage
         before = student.get_layer("conv1").kernel.numpy()
         # The first scales are too large on purpose, and their steps are left out.

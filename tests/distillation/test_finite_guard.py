@@ -8,6 +8,8 @@ import tiny
 
 import keras_fitnets as kf
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 BATCH, SAMPLES = 4, 16
 # The sample that is bad is in the third of four batches.
 BAD, BAD_STEP = 9, 3
@@ -115,7 +117,13 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.graph if case == "data" else ())
+        for case in CASES
+    ],
+)
 def test_the_place_and_the_step_are_named_and_the_step_is_undone(case):
     make, bad, first, then = CASES[case]
     x, y = bad()
@@ -131,6 +139,8 @@ def test_the_place_and_the_step_are_named_and_the_step_is_undone(case):
     assert_same(state(model), state(expected))
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_it_changes_no_bit_of_a_run_without_bad_numbers():
     outcomes = []
     for callbacks in ([], [kf.CheckNumerics()]):
@@ -180,6 +190,7 @@ def test_loss_scaling_may_overflow_while_it_looks_for_its_scale():
 
 
 @pytest.mark.slow
+@pytest.mark.graph
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"steps_per_execution": 4}])
 def test_the_step_is_exact_however_it_is_run(options):
     model, expected = (distiller("joint", **options) for _ in range(2))
@@ -192,6 +203,7 @@ def test_the_step_is_exact_however_it_is_run(options):
 
 
 @pytest.mark.slow
+@pytest.mark.graph
 def test_replicas_undo_the_step_together():
     devices = [f"CPU:{i}" for i in range(2)]
     strategy = tf.distribute.MirroredStrategy(
