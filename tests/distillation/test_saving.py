@@ -203,6 +203,8 @@ def test_a_directory_holds_the_teacher_too(tmp_path):
 
 
 @pytest.mark.slow
+# Keras looks for `np.object`, for the sake of older versions of tf2onnx.
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
 @pytest.mark.parametrize("format_", ["tf_saved_model", "onnx", "litert"])
 def test_a_distiller_exports_its_student(tmp_path, format_):
     model = distiller()
