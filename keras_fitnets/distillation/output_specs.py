@@ -341,7 +341,12 @@ class OutputMatcher:
             ) from error
         for value in wanted:
             if value is not None:
-                check_choice("activation", value, ("auto", *ACTIVATIONS), _CHOICES)
+                check_choice(
+                    "activation",
+                    value,
+                    ("auto", *ACTIVATIONS),
+                    f'Use "auto", {_CHOICES}.',
+                )
         return wanted
 
     def _check_same_shapes(self, m: int, found: list[int | None]) -> None:
