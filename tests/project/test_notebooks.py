@@ -28,7 +28,9 @@ def check(notebook):
     assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
     outputs = outputs_of(notebook)
     assert not [o for o in outputs if o.output_type == "error"]
-    assert not [o.text for o in outputs if o.get("name") == "stderr"]
+    told = [o.text for o in outputs if o.get("name") == "stderr"]
+    # A student as thin as these is smaller than its regressor, which is told once.
+    assert all(text.startswith("WARNING:keras_fitnets:The regressor") for text in told)
     assert any("image/png" in o.get("data", {}) for o in outputs)
     assert any("%" in o.get("text", "") for o in outputs)
 

@@ -115,7 +115,8 @@ def pickled(marker):
 
 
 def distiller(teacher=None, student=None, loss=None):
-    return tiny.make_distiller(teacher, student, label_loss=loss or tiny.FROM_LOGITS)
+    loss = loss or tiny.FROM_LOGITS
+    return tiny.make_distiller(teacher, student, label_loss=loss, activation="softmax")
 
 
 def with_lambda(marker):
