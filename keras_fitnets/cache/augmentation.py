@@ -4,9 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_fitnets.utils.tensors import flatten_present
 
 # What a function takes before its seed, for each number of these.
 _FORMS = ("f(x, seed)", "f(x, y, seed)", "f(x, y, sample_weight, seed)")
@@ -62,8 +63,8 @@ class Augmentation:
         for count, (name, arrays) in enumerate(left.items(), start=2):
             if count <= self.num_parts:
                 continue
-            for array in _flatten_present(arrays):
-                for image in _flatten_present(inputs):
+            for array in flatten_present(arrays):
+                for image in flatten_present(inputs):
                     if _is_map_of(np.shape(array)[1:], np.shape(image)[1:]):
                         raise ValueError(
                             f"The {name} of `dataset` have the shape "
@@ -135,10 +136,6 @@ def _is_whole_fraction(sizes: tuple[int, ...], pixels: tuple[int, ...]) -> bool:
         return sizes == pixels
     factors = {pixel / size for size, pixel in zip(sizes, pixels, strict=True)}
     return len(factors) == 1 and factors.pop().is_integer()
-
-
-def _flatten_present(arrays: Any) -> list[Any]:
-    return [array for array in keras.tree.flatten(arrays) if array is not None]
 
 
 def make_views(

@@ -58,6 +58,7 @@ from keras_fitnets.utils.keras_private import serialize_loss
 from keras_fitnets.utils.network_state import load_state
 from keras_fitnets.utils.network_state import save_state
 from keras_fitnets.utils.tensors import convert_text
+from keras_fitnets.utils.tensors import flatten_present
 
 STAGES = ("hint", "kd", "joint")
 
@@ -690,7 +691,6 @@ class Distiller(FitsOnWorkers):
                 weight = 1.0
             elif term == "kd_loss":
                 value = objective.kd_loss(
-                    self.output_pairs,
                     teacher_outputs,
                     y_pred,
                     ops.convert_to_tensor(self._temperature),
@@ -806,7 +806,6 @@ class Distiller(FitsOnWorkers):
         # Keras calls this once, to build the compiled loss, in every stage: also where
         # there is no label loss and there may be no labels.
         check_labels(self, y)
-        y, sample_weight = self._order_labels(y, sample_weight)
         if self.loss is None or self.stage == "hint":
             return ops.zeros(())
         names = self._objective.outputs.names
@@ -970,5 +969,4 @@ def _check_networks(teacher: Teacher, student: Any) -> None:
 def _batch_size(x: Any) -> Any:
     """Return the number of samples in a batch, a scalar tensor."""
     # An optional input of a network may be None.
-    present = [tensor for tensor in keras.tree.flatten(x) if tensor is not None]
-    return ops.shape(present[0])[0]
+    return ops.shape(flatten_present(x)[0])[0]

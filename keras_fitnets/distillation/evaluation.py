@@ -23,6 +23,8 @@ from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.tensors import combine_masks
+from keras_fitnets.utils.tensors import flatten_present
 from keras_fitnets.utils.tensors import upcast_to_float32
 
 
@@ -43,7 +45,7 @@ class EvaluationData:
         self._batch_size = check_integer("batch_size", batch_size)
         self._description = f"`x` of {owner}"
         # An optional input of a network may be None.
-        flat = [a for a in keras.tree.flatten(unwrap_inputs(x)) if a is not None]
+        flat = flatten_present(unwrap_inputs(x))
         if not flat or not all(len(getattr(array, "shape", ())) for array in flat):
             raise TypeError(
                 f"{self._description} must be an array of inputs, or a structure of "
@@ -170,16 +172,14 @@ class StudentEvaluator:
                 hint, mask = outputs.hints[i]
                 self._check_same_shape(i, hint, prediction)
                 if own_mask is not None:
-                    mask = _intersect(mask, own_mask)
+                    mask = np.asarray(combine_masks(mask, own_mask))
                     masked.setdefault(i, []).append((hint, mask))
                 # Sums over thousands of samples lose digits in float32.
                 error = np.subtract(hint, prediction, dtype="float64")
                 squared_errors[i] += np.sum(_apply_mask(error, mask)[0] ** 2)
             for i, (logits, mask) in student_logits.items():
-                activation, target = (
-                    self._output_pairs[i].activation,
-                    self.soft_logits(outputs, i),
-                )
+                activation = self._output_pairs[i].activation
+                target = self.soft_logits(outputs, i)
                 if activation == "linear":
                     error = np.subtract(target, logits, dtype="float64")
                     output_errors[i] += np.sum(error**2)
@@ -264,7 +264,7 @@ class StudentEvaluator:
         # passed, and put back into the structure inside.
         specs = [
             tf.TensorSpec((None, *array.shape[1:]), array.dtype)
-            for array in _list_present(example)
+            for array in flatten_present(example)
         ]
 
         def run(*tensors: Any) -> Any:
@@ -272,7 +272,7 @@ class StudentEvaluator:
             return self._run(_map_present(lambda _: next(remaining), example))
 
         traced = tf.function(run, input_signature=specs, autograph=False)
-        return lambda x: traced(*_list_present(x))
+        return lambda x: traced(*flatten_present(x))
 
 
 def _choose_classes(logits: Any, activation: str) -> Any:
@@ -301,11 +301,6 @@ def _total_variance(hints: Sequence[tuple[Any, Any]]) -> float:
     # Where all samples are the same, the rounding of their mean leaves a relative error
     # of about 1e-16 in float64, whose square is below this bound.
     return 0.0 if variance <= 1e-20 * size else float(variance)
-
-
-def _intersect(mask: Any, other: Any) -> Any:
-    """Return the mask of what two masks leave, the first of which may be None."""
-    return other if mask is None else np.logical_and(mask, other)
 
 
 def _apply_mask(values: Any, mask: Any) -> tuple[Any, Any]:
@@ -338,8 +333,3 @@ def _map_present(function: Any, tensors: Any) -> Any:
     return keras.tree.map_structure(
         lambda tensor: None if tensor is None else function(tensor), tensors
     )
-
-
-def _list_present(tensors: Any) -> list[Any]:
-    """Return the tensors in a structure, without each None."""
-    return [tensor for tensor in keras.tree.flatten(tensors) if tensor is not None]

@@ -1,10 +1,13 @@
 """Losses of the user's own between a hint and its prediction, in place of Eq. 3."""
 
+import functools
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_fitnets.distillation.own_losses import call_own_loss
+from keras_fitnets.distillation.own_losses import find_values_shape
 from keras_fitnets.distribution.label_loss import compute_sample_values
 from keras_fitnets.utils.keras_private import serialize_loss
 from keras_fitnets.utils.tensors import upcast_to_float32
@@ -81,7 +84,7 @@ def evaluate_own_loss(loss: Any, hint: Any, prediction: Any, mask: Any) -> Any:
     # nothing to a difference.
     values = compute_sample_values(
         get_loss(loss),
-        lambda hint, prediction: _call(loss, hint, prediction),
+        functools.partial(call_own_loss, get_loss(loss)),
         [zero_masked(hint, mask), zero_masked(prediction, mask)],
     )
     axes = tuple(range(1, len(values.shape)))
@@ -114,15 +117,10 @@ def check_own_loss(
     # A batch of a size that nothing else has, so that it is recognised.
     known = [d for d in (*hint_shape, *prediction_shape) if d is not None]
     batch = max(known, default=1) + 1
-    pair = [
-        keras.KerasTensor((batch, *shape), "float32")
-        for shape in (hint_shape, prediction_shape)
-    ]
-    # Called on symbolic tensors inside a Lambda layer, the loss shows its shape.
-    probe = keras.layers.Lambda(lambda tensors: _call(loss, *tensors))
+    shapes = (batch, *hint_shape), (batch, *prediction_shape)
     name = format_loss(loss)
     try:
-        values = probe(pair)
+        given = find_values_shape(get_loss(loss), shapes)
     # The function is the user's own and may raise anything.
     except Exception as error:
         raise ValueError(
@@ -130,7 +128,6 @@ def check_own_loss(
             f"{hint_shape} and a prediction of shape {prediction_shape}: "
             f"{error.__cause__ or error}"
         ) from error
-    given = tuple(getattr(values, "shape", ()))
     if not given or given[0] not in (batch, None):
         raise ValueError(
             "`loss` of a Hint must return a value for each sample, (batch,) or "
@@ -138,11 +135,3 @@ def check_own_loss(
             "Do not average over the batch: sample weights, masks and replicas need "
             "the values of the samples."
         )
-
-
-def _call(loss: Any, hint: Any, prediction: Any) -> Any:
-    loss = get_loss(loss)
-    # A Loss would take the mean over the samples; `call` returns their values.
-    if isinstance(loss, keras.losses.Loss):
-        return loss.call(hint, prediction)
-    return loss(hint, prediction)

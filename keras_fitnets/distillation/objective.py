@@ -15,6 +15,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.runtime_checks import check_same_shape
 from keras_fitnets.utils.tensors import cast_to_widest_dtype
 from keras_fitnets.utils.tensors import combine_masks
+from keras_fitnets.utils.tensors import flatten_present
 from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
@@ -95,6 +97,7 @@ class Objective:
         self._student = student
         self._hints = hints
         self._temperature_squared = temperature_squared
+        self._get_output_pairs = get_output_pairs
         inputs = _find_common_inputs([*teacher.models, student])
         self.outputs = OutputMatcher(
             teacher.models,
@@ -219,7 +222,6 @@ class Objective:
 
     def kd_loss(
         self,
-        output_pairs: Sequence[OutputPair | None],
         teacher_outputs: TeacherOutputs,
         outputs: Any,
         temperature: Any,
@@ -230,7 +232,6 @@ class Objective:
         """Evaluate the soft-target loss, the second term of Eq. 2, without λ.
 
         Args:
-            output_pairs: how each output is compared.
             teacher_outputs: those of the batch.
             outputs: the student's outputs.
             temperature: τ, a scalar tensor.
@@ -246,7 +247,7 @@ class Objective:
         names = self.outputs.names
         weights = align_to_outputs(sample_weight, names, len(flat), "sample_weight")
         losses = []
-        for i, output_pair in enumerate(output_pairs):
+        for i, output_pair in enumerate(self._get_output_pairs()):
             if output_pair is None:
                 continue
             # The networks of an ensemble may compute in different precisions.
@@ -330,36 +331,36 @@ class Objective:
         Raises:
             ValueError: naming the layer, and where it would be right.
         """
-        layers = graph.get_descendants(self._student)
-        mixing = find_mixing_layers(layers)
-        moving = find_moving_layers(layers)
-        what = "its outputs are those of other images"
-        if not moving:
-            return
-        if not mixing and stage != "hint":
-            # The class of an image is the same wherever its pixels are; a label map is
-            # not.
-            maps = [
-                i
-                for i, shape in enumerate(self.outputs.shapes)
-                if self.outputs.wanted[i] is not None and len(shape) > 2
-            ]
-            mixing = moving if maps else []
-            what = "its outputs have a value for each place"
-        for i, hint in enumerate(self._hints if stage != "kd" and not mixing else ()):
-            below = {id(layer) for layer in self._features.layers_before([i])}
-            mixing = [layer for layer in moving if id(layer) in below]
-            what = f"the hint for guided layer '{hint.guided_layer}' is of other pixels"
-            if mixing:
-                break
-        if mixing:
+        for layer, what in self._iterate_moved(stage):
             raise ValueError(
-                f"Layer '{mixing[0].name}', a {type(mixing[0]).__name__}, moves the "
+                f"Layer '{layer.name}', a {type(layer).__name__}, moves the "
                 f"pixels of student '{self._student.name}' at random in training, and "
                 f"the teacher is given the images as they are: {what}. Move the layer "
                 "into the data pipeline, `dataset.map(...)`, so that both networks see "
                 "the same images."
             )
+
+    def _iterate_moved(self, stage: str) -> Iterator[tuple[Any, str]]:
+        """Yield the layers that move what a stage compares, and what that is."""
+        layers = graph.get_descendants(self._student)
+        for layer in find_mixing_layers(layers):
+            yield layer, "its outputs are those of other images"
+        moving = find_moving_layers(layers)
+        # The class of an image is the same wherever its pixels are; a label map is not.
+        has_maps = any(
+            wanted is not None and len(shape) > 2
+            for wanted, shape in zip(
+                self.outputs.wanted, self.outputs.shapes, strict=True
+            )
+        )
+        for layer in moving if has_maps and stage != "hint" else ():
+            yield layer, "its outputs have a value for each place"
+        for i, hint in enumerate(self._hints if moving and stage != "kd" else ()):
+            below = {id(layer) for layer in self._features.layers_before([i])}
+            for layer in moving:
+                if id(layer) in below:
+                    what = f"the hint for guided layer '{hint.guided_layer}'"
+                    yield layer, f"{what} is of other pixels"
 
     def choose_hint_weight(self) -> tuple[float, bool]:
         """Return a factor that makes the hint loss a mean over the hints' features.
@@ -567,7 +568,7 @@ def _expand_to_rank(weight: Any, values: Any) -> Any:
 
 def _weight_per_sample(sample_weight: Any) -> Any:
     """Return one weight for each sample: the mean over outputs and time steps."""
-    flat = [w for w in keras.tree.flatten(sample_weight) if w is not None]
+    flat = flatten_present(sample_weight)
     if not flat:
         return None
     means = []

@@ -6,7 +6,6 @@ Keras flattens the outputs, and `match_outputs` finds the teacher's output for e
 the student's.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,8 +137,7 @@ def align_to_outputs(
 
 def align_losses(loss: Any, names: Sequence[str] | None, count: int) -> list[Any]:
     """Return the loss of each output, as `compile` takes losses, None without one."""
-    # Keras adds up a list of losses for a single output. The first tells as much as
-    # the others of what the output means.
+    # Of a list of losses for a single output Keras takes the first.
     if isinstance(loss, (list, tuple)) and count == 1:
         return [keras.tree.flatten(loss)[0]] if loss else [None]
     return align_to_outputs(loss, names, count, "loss")
@@ -171,19 +169,17 @@ def _get_given_names(network: keras.Model, outputs: Any) -> list[str | None]:
     if isinstance(outputs, dict):
         return list(names)
     return [
-        None if _is_made_up(name, tensor) else name
+        None if _has_made_up_name(name, tensor) else name
         for name, tensor in zip(names, flat, strict=True)
     ]
 
 
-def _is_made_up(name: str, tensor: Any) -> bool:
+def _has_made_up_name(name: str, tensor: Any) -> bool:
     """Whether Keras named the layer of an output after its class, as "dense_3"."""
     producer = get_producer(tensor)
     if producer is None:
         return True
-    # Keras writes a class in snake case and appends a number.
-    stem = re.sub(r"_\d+$", "", name).replace("_", "")
-    return stem == type(producer.operation).__name__.lower()
+    return graph.is_made_up_name(name, type(producer.operation).__name__)
 
 
 def _is_graph(network: keras.Model) -> bool:

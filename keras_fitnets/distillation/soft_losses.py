@@ -11,6 +11,8 @@ from keras import ops
 
 from keras_fitnets.distillation.label_losses import describe_loss
 from keras_fitnets.distillation.output_specs import OutputPair
+from keras_fitnets.distillation.own_losses import call_own_loss
+from keras_fitnets.distillation.own_losses import find_values_shape
 from keras_fitnets.distribution.label_loss import compute_sample_values
 from keras_fitnets.losses import soft_target_crossentropy
 from keras_fitnets.utils.runtime_checks import check_same_shape
@@ -44,7 +46,7 @@ def soft_loss(
     if own is not None:
         return compute_sample_values(
             own,
-            lambda teacher, student: _call_own(own, teacher, student, temperature),
+            lambda teacher, student: call_own_loss(own, teacher, student, temperature),
             [ops.cast(teacher, student.dtype), student],
         )
     if output_pair.activation == "linear":
@@ -93,21 +95,15 @@ def check_soft_loss(own: Any, output_pair: OutputPair, shape: Any) -> None:
             "Kullback-Leibler divergence; or pass a function of (teacher, student, "
             "temperature) that takes the softmax itself."
         )
-    logits = keras.KerasTensor(shape, "float32")
     name = getattr(own, "__name__", type(own).__name__)
-    # Called on symbolic tensors inside a Lambda layer, the loss shows its shape.
-    probe = keras.layers.Lambda(
-        lambda pair: _call_own(own, pair[0], pair[1], ops.ones(()))
-    )
     try:
-        values = probe([logits, logits])
+        given = find_values_shape(own, (shape, shape), ops.ones(()))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"`soft_loss` {name} cannot be called with the teacher's logits, the "
             f"student's logits, both of shape {tuple(shape)}, and the temperature: "
             f"{error.__cause__ or error}"
         ) from error
-    given = tuple(getattr(values, "shape", ()))
     if not given or len(given) > len(shape) or given[0] != shape[0]:
         raise ValueError(
             f"`soft_loss` must return a value for each sample, (batch,) or (batch, "
@@ -115,10 +111,3 @@ def check_soft_loss(own: Any, output_pair: OutputPair, shape: Any) -> None:
             f"of shape {tuple(shape)}. Do not average over the batch: sample weights, "
             "masks and replicas need the values of the samples."
         )
-
-
-def _call_own(own: Any, teacher: Any, student: Any, temperature: Any) -> Any:
-    # A Loss would take the mean over the samples; `call` returns their values.
-    if isinstance(own, keras.losses.Loss):
-        return own.call(teacher, student)
-    return own(teacher, student, temperature)

@@ -26,6 +26,7 @@ from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import check_whole_numbers
 from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.keras_private import is_validation_of_fit
+from keras_fitnets.utils.tensors import flatten_present
 
 
 def check_data(
@@ -101,7 +102,7 @@ def check_source(
     check_inputs(distiller, arguments[0], x)
     check_labels(distiller, y)
     # Keras batches the labels along, whether or not the stage reads them.
-    _check_arrays(arguments[1], _flatten_present(y))
+    _check_arrays(arguments[1], flatten_present(y))
     if distiller.stage != "hint" and distiller.loss is not None:
         _check_numbers(arguments[1], y)
         # If only a teacher shows its outputs, the student's may have other names.
@@ -263,14 +264,14 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
         return
     rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
     if isinstance(x, DATASETS):
-        inputs = _flatten_present(_drop_none_specs(x.element_spec))
+        inputs = flatten_present(_drop_none_specs(x.element_spec))
         sizes = {shape[0] for one in inputs if (shape := get_shape(one))}
         remedy = "Use `.batch(size, drop_remainder=True)`"
     elif is_source(x):
         sizes = {None}
     else:
         size = batch_size or 32
-        sizes, rest = {size}, len(_flatten_present(x)[0]) % size
+        sizes, rest = {size}, len(flatten_present(x)[0]) % size
         remedy = "Pass a `batch_size` that divides the samples"
     count = strategy.num_replicas_in_sync
     if rest or any(size is None or size % count for size in sizes):
@@ -302,10 +303,10 @@ def _check_numbers(
     argument: str, arrays: Any, network: keras.Model | None = None
 ) -> None:
     """Check that everything is an array, of numbers unless the network reads text."""
-    inputs = [] if network is None else _flatten_present(graph.get_inputs(network))
+    inputs = [] if network is None else flatten_present(graph.get_inputs(network))
     reads_text = any(one.dtype == "string" for one in inputs)
     # Labels and weights may be missing; `x` may not, so None is checked as an array.
-    present = _flatten_present(arrays) or ([arrays] if argument == "`x`" else [])
+    present = flatten_present(arrays) or ([arrays] if argument == "`x`" else [])
     _check_arrays(argument, present)
     for array in present:
         dtype = getattr(array.dtype, "name", str(array.dtype))
@@ -350,7 +351,7 @@ def _check_inputs(argument: str, x: Any, network: keras.Model) -> None:
 
 def _match_inputs(inputs: Any, x: Any) -> tuple[list[Any], list[Any]]:
     """Return a network's inputs and the arrays for them, each in the same order."""
-    expected, given = _flatten_present(inputs), _flatten_present(x)
+    expected, given = flatten_present(inputs), flatten_present(x)
     # Keras takes a dictionary's values by the names of the inputs, and ignores others.
     if isinstance(x, dict):
         names = list(inputs) if isinstance(inputs, dict) else [i.name for i in expected]
@@ -374,7 +375,7 @@ def _check_lengths(parts: dict[str, Any]) -> None:
     """Check that there are samples, and as many of each array."""
     counts: dict[str, set[Any]] = {}
     for argument, arrays in parts.items():
-        for array in _flatten_present(arrays):
+        for array in flatten_present(arrays):
             shape = get_shape(array)
             # The size of a dataset's batches may be unknown, and so be anything.
             if shape is not None and None not in shape[:1]:
@@ -396,8 +397,3 @@ def _format_counts(counts: dict[str, set[Any]]) -> str:
         f"{argument} {' and '.join(map(str, sorted(count, key=str)))}"
         for argument, count in counts.items()
     )
-
-
-def _flatten_present(arrays: Any) -> list[Any]:
-    """Return the arrays of a structure as a list, without those that are None."""
-    return [array for array in keras.tree.flatten(arrays) if array is not None]

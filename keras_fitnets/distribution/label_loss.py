@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from keras_fitnets.distribution import replicas
 from keras_fitnets.utils.keras_private import get_mask
+from keras_fitnets.utils.tensors import combine_masks
 
 _MEANS = ("sum_over_batch_size", "mean")
 # Keras' losses whose value for a sample depends on the others of its batch.
@@ -141,12 +142,7 @@ def _call_unscaled(
     listener = object.__new__(type(loss))
     vars(listener).update(vars(loss), call=call)
     value = listener(y, y_pred, sample_weight)
-    masks = [m for m in (get_mask(y_pred), get_mask(values)) if m is not None]
-    if len(values.shape) > 0 or masks or sample_weight is not None:
+    mask = combine_masks(get_mask(y_pred), get_mask(values))
+    if len(values.shape) > 0 or mask is not None or sample_weight is not None:
         value *= replicas.num_replicas()
-    if not masks:
-        return value, None
-    mask = tf.cast(masks[0], tf.bool)
-    for other in masks[1:]:
-        mask = tf.logical_and(mask, tf.cast(other, tf.bool))
     return value, mask

@@ -276,7 +276,7 @@ def find_place(network: keras.Model, path: str) -> Place:
 def has_made_up_name(network: keras.Model, path: str) -> bool:
     """Whether Keras named the layer at a path, or a network on the way to it."""
     return any(
-        key == layer.name and _is_made_up(key, type(layer).__name__)
+        key == layer.name and is_made_up_name(key, type(layer).__name__)
         for key, layer in _walk(network, path)
     )
 
@@ -304,7 +304,8 @@ def relocate(network: keras.Model, path: str, place: Place) -> str:
     if at_place is not None and type(at_place).__name__ == place.kind:
         last = path.split("/")[-1]
         is_same_name = at_place.name == last or (
-            _is_made_up(last, place.kind) and _is_made_up(at_place.name, place.kind)
+            is_made_up_name(last, place.kind)
+            and is_made_up_name(at_place.name, place.kind)
         )
         new_path = _find_path(network, at_place) if is_same_name else None
         if new_path is not None:
@@ -332,7 +333,7 @@ def _find_path(network: keras.layers.Layer, wanted: keras.layers.Layer) -> str |
     return None
 
 
-def _is_made_up(name: str, kind: str) -> bool:
+def is_made_up_name(name: str, kind: str) -> bool:
     """Whether Keras gives a layer of this class such a name: "dense_3" to a Dense."""
     # Keras writes the class in snake case and appends a number.
     return re.sub(r"_\d+$", "", name).replace("_", "") == kind.lower().replace("_", "")

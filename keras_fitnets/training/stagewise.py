@@ -23,6 +23,7 @@ from keras_fitnets.training.stage_csv import StageCSVLogger
 from keras_fitnets.training.stage_csv import replace_csv_loggers
 from keras_fitnets.utils.checks import list_callbacks
 from keras_fitnets.utils.keras_private import get_compiled_optimizer
+from keras_fitnets.utils.tensors import flatten_present
 
 # Arguments of earlier versions, each with what a `Stage` has in its place. They still
 # work, with a DeprecationWarning.
@@ -486,7 +487,7 @@ def _measure_size(x: Any) -> Any:
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches
     # An optional input of a network may be None.
-    return [len(array) for array in keras.tree.flatten(x) if array is not None]
+    return [len(array) for array in flatten_present(x)]
 
 
 def _create_optimizer(

@@ -26,6 +26,11 @@ def zero_masked(tensor: Any, mask: Any) -> Any:
     return ops.where(ops.cast(mask, "bool"), tensor, ops.zeros_like(tensor))
 
 
+def flatten_present(structure: Any) -> list[Any]:
+    """Return the leaves of a structure as a list, without those that are None."""
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+
+
 def combine_masks(*masks: Any) -> Any:
     """Return the mask of what every one of some masks leaves; None is no mask."""
     present = [ops.cast(mask, "bool") for mask in masks if mask is not None]
