@@ -241,7 +241,8 @@ class Objective:
 
         Returns:
             The weighted sum over the outputs of their means over samples, or, of a
-            sequence, over the samples' valid steps.
+            sequence, over the samples' valid steps. With weights for the steps, an
+            input that says what is padding is not asked.
         """
         flat = keras.tree.flatten(outputs)
         names = self.outputs.names
@@ -264,7 +265,14 @@ class Objective:
                 self._temperature_squared,
                 own=self.outputs.soft_losses[i],
             )
-            mean = self._mean(values, weights[i], self.mask_output(i, flat[i], x))
+            # Weights of the steps say which of them count, as for the label loss, which
+            # no input masks: both terms must weigh a step alike.
+            mask = (
+                get_mask(flat[i])
+                if _has_steps(weights[i])
+                else self.mask_output(i, flat[i], x)
+            )
+            mean = self._mean(values, weights[i], mask)
             factor = output_weights[i]
             losses.append(mean if factor is None else mean * factor)
         return sum(cast_to_widest_dtype(losses))
@@ -439,6 +447,11 @@ class Objective:
             values = values * ops.cast(_expand_to_rank(weight, values), values.dtype)
         # An empty replica, or one whose steps are all masked, has the mean 0 / 0.
         return self._share(ops.divide_no_nan(ops.sum(values), count), count)
+
+
+def _has_steps(weight: Any) -> bool:
+    """Whether sample weights are given for each step of the samples."""
+    return weight is not None and len(weight.shape) > 1 and weight.shape[1] != 1
 
 
 def _find_common_inputs(networks: Sequence[keras.Model]) -> Any:

@@ -19,6 +19,7 @@ from keras_fitnets.runtimes.arrays import by_input_name
 from keras_fitnets.runtimes.arrays import num_samples
 from keras_fitnets.runtimes.arrays import take
 from keras_fitnets.utils.errors import import_optional
+from keras_fitnets.utils.keras_private import hold_constants_as_arrays
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
@@ -108,6 +109,8 @@ def _write_onnx(conversion: Conversion) -> None:
         tempfile.TemporaryDirectory() as directory,
         warnings.catch_warnings(),
         _convert_tensors_to_arrays(conversion.network),
+        hold_constants_as_arrays(conversion.network),
+        _inline_functions(),
     ):
         # Keras looks for `np.object`, for the sake of older versions of tf2onnx, and
         # NumPy warns of the name; see https://github.com/keras-team/keras/pull/23095.
@@ -119,6 +122,23 @@ def _write_onnx(conversion: Conversion) -> None:
             plain_path = Path(directory) / "plain.onnx"
             conversion.export(plain_path, format="onnx")
             _quantize_onnx(conversion, plain_path)
+
+
+@contextlib.contextmanager
+def _inline_functions() -> Iterator[None]:
+    """Let functions that are called in a trace become part of it inside this block.
+
+    Keras runs a convolution of several groups, as ConvNeXt has, in a function that XLA
+    compiles, because TensorFlow has no such convolution on a CPU; see
+    https://github.com/tensorflow/tensorflow/issues/29005. ONNX knows the convolution,
+    but not the call of a compiled function.
+    """
+    are_eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(are_eager)
 
 
 def _register_erfc() -> None:

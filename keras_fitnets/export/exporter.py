@@ -13,6 +13,7 @@ from keras_fitnets.export.converters import QUANTIZATIONS
 from keras_fitnets.export.converters import Conversion
 from keras_fitnets.export.export_model import build_export_model
 from keras_fitnets.export.result import Exported
+from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.inspection.multiplications import multiplications
 from keras_fitnets.runtimes.arrays import by_input_name
@@ -127,6 +128,7 @@ def export_student(
         # The converters raise errors of many classes for what they cannot convert.
         with reraise_as_value_error(
             f"Network '{network.name}' cannot be exported to '{path}'"
+            + _advise_on_sizes(path, network)
         ):
             Conversion(network, new_path, quantize, calibration_x, int8_io).write()
             file = load_runner(new_path)
@@ -218,6 +220,29 @@ def _check_no_text(path: Path, model: Runner) -> None:
             "have neither text nor the tables that look it up. Export a SavedModel, "
             "by a path without an ending, or the part of the student behind the lookup."
         )
+
+
+def _advise_on_sizes(path: Path, network: keras.Model) -> str:
+    """Return what to try if LiteRT cannot convert inputs of unknown sizes, or nothing.
+
+    It has no operation for many that it could convert if it knew all sizes but one.
+    """
+    inputs = graph.get_inputs(network)
+    flat = keras.tree.flatten(inputs)
+    if path.suffix != ".tflite" or not any(None in t.shape[1:] for t in flat):
+        return ""
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in flat}
+    example = (
+        "{t.name: keras.Input((128,), dtype=t.dtype, name=t.name) for t in "
+        "student.inputs}"
+        if isinstance(inputs, dict)
+        else "keras.Input((128, ...))"
+    )
+    return (
+        f". LiteRT needs to know most sizes, and the inputs are {shapes}. Fix them: "
+        f"with inputs = {example}, export keras.Model(inputs, student(inputs)). The "
+        "converter said"
+    )
 
 
 def _create_folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:

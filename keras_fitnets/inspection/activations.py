@@ -28,7 +28,12 @@ _MEANS = (
     *(_LAYERS.AveragePooling1D, _LAYERS.AveragePooling2D, _LAYERS.AveragePooling3D),
     *(_LAYERS.GlobalAveragePooling1D, _LAYERS.GlobalAveragePooling2D),
     *(_LAYERS.GlobalAveragePooling3D, _LAYERS.Average),
+    *(_LAYERS.UpSampling1D, _LAYERS.UpSampling2D, _LAYERS.UpSampling3D),
+    _LAYERS.Resizing,
 )
+# The ways to resize that take a mean. The others have negative weights, by which
+# probabilities leave the range from 0 to 1.
+_MEAN_INTERPOLATIONS = (None, "nearest", "bilinear", "area")
 # The layers that are activations, by class name: operations of `keras.ops` have the
 # same names.
 _ACTIVATION_LAYERS = {
@@ -103,6 +108,8 @@ def _end(tensor: Any) -> str | None:
             # A softmax is one only over its own axis: once the classes are moved or
             # mixed with others, their probabilities no longer sum to 1.
             is_kept = _keeps_last_axis(operation, sources[0])
+            if getattr(operation, "interpolation", None) not in _MEAN_INTERPOLATIONS:
+                return end if end == "linear" else None
             return end if is_kept or end in ("linear", "sigmoid") else None
         if isinstance(operation, (keras.layers.Add, keras.layers.Concatenate)):
             # A sum of logits is a logit. A sum of probabilities is none, but they may
@@ -112,9 +119,12 @@ def _end(tensor: Any) -> str | None:
             if isinstance(operation, keras.layers.Concatenate):
                 allowed.add("sigmoid")
             return ends.pop() if len(ends) == 1 and ends <= allowed else None
-        # These layers compute any real number from whatever they were given.
-        norms = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
-        if hasattr(operation, "kernel") or isinstance(operation, (*norms, Maxout)):
+        # These layers compute any real number from whatever they were given. A
+        # language model may use its Embedding a second time, transposed, for the end.
+        layers = keras.layers
+        norms = (layers.BatchNormalization, layers.LayerNormalization)
+        others = (*norms, layers.Embedding, Maxout)
+        if hasattr(operation, "kernel") or isinstance(operation, others):
             return "linear"
         return None
     return None

@@ -352,11 +352,12 @@ def iterate_leaves(network: keras.Model, prefix: str = "") -> Iterator[tuple[str
 def find_middle_layer(network: keras.Model) -> str:
     """Return the path of the middle one of the network's hidden layers.
 
-    Layers with a kernel are counted, without the output layers; of an even number the
-    earlier of the two in the middle is taken. Of a network with several outputs those
-    layers are counted that lead to more than one: the others belong to the heads. If
-    normalisation or a non-linearity follows the middle layer, the path is that of the
-    last of these: their output is the feature.
+    Layers with a kernel are counted, without the output layers, without embeddings,
+    which look their outputs up, and without layers that are run more than once; of an
+    even number the earlier of the two in the middle is taken. Of a network with several
+    outputs those layers are counted that lead to more than one: the others belong to
+    the heads. If normalisation or a non-linearity follows the middle layer, the path is
+    that of the last of these: their output is the feature.
 
     Raises:
         ValueError: if the network is not symbolic, or has no hidden layer.
@@ -374,18 +375,23 @@ def find_middle_layer(network: keras.Model) -> str:
         for i, (_, layer) in enumerate(paths)
         if any(len(weight.shape) > 1 for weight in layer.weights)
     ]
-    outputs = keras.tree.flatten(network.outputs)
-    hidden = kernels[:-1]
-    if len(outputs) > 1:
-        leading = [_list_leaves_before(output) for output in outputs]
+    leading = [_find_runs(output) for output in keras.tree.flatten(network.outputs)]
+    if len(leading) == 1:
+        # The output layer comes first on the way back. It need not be the last in the
+        # list: that of a language model may be its first, the embedding, transposed.
+        places = {id(paths[i][1]): i for i in kernels}
+        output_layer = next((places[key] for key in leading[0] if key in places), None)
+        hidden = [i for i in kernels if i != output_layer]
+    else:
         hidden = [
-            i for i in kernels if sum(id(paths[i][1]) in one for one in leading) > 1
+            i for i in kernels if sum(id(paths[i][1]) in runs for runs in leading) > 1
         ]
+    hidden = [i for i in hidden if _computes_one_feature(paths[i][1], leading)]
     if not hidden:
         raise ValueError(
             f"hints=\"middle\" needs a network with hidden layers; '{network.name}' "
             f"has {len(kernels)} layer(s) with a kernel, the output included, and "
-            f"{len(outputs)} output(s). Name the layers: "
+            f"{len(leading)} output(s). Name the layers: "
             'hints=("hint_layer", "guided_layer").'
         )
     middle = hidden[(len(hidden) - 1) // 2]
@@ -407,9 +413,25 @@ def find_middle_layer(network: keras.Model) -> str:
     return paths[middle][0]
 
 
-def _list_leaves_before(output: Any) -> set[int]:
-    """Return the identities of the layers that an output of a graph depends on."""
-    found: set[int] = set()
+def _computes_one_feature(
+    layer: keras.layers.Layer, leading: list[dict[int, set[tuple[int, ...]]]]
+) -> bool:
+    """Whether a layer can be a hint: no embedding, and run at most once."""
+    runs: set[tuple[int, ...]] = set()
+    for one in leading:
+        runs |= one.get(id(layer), set())
+    # A library's own embeddings are known by their names, as `PositionEmbedding` is.
+    return len(runs) <= 1 and not type(layer).__name__.endswith("Embedding")
+
+
+def _find_runs(output: Any) -> dict[int, set[tuple[int, ...]]]:
+    """Return the layers that an output of a graph depends on, and their runs.
+
+    Returns:
+        For the identity of each layer the identities of the tensors that it is given,
+        once for each time that the layer is run.
+    """
+    found: dict[int, set[tuple[int, ...]]] = {}
     seen: set[int] = set()
     tensors = [output]
     while tensors:
@@ -422,8 +444,10 @@ def _list_leaves_before(output: Any) -> set[int]:
         if isinstance(operation, keras.Model) and is_symbolic(operation):
             # A nested network has a graph of its own, which ends at its inputs.
             inner = keras.tree.flatten(operation.outputs)[tensor_index]
-            found |= _list_leaves_before(inner)
-        found.add(id(operation))
+            for layer, runs in _find_runs(inner).items():
+                found.setdefault(layer, set()).update(runs)
+        given = tuple(id(source) for source in inputs)
+        found.setdefault(id(operation), set()).add(given)
         tensors.extend(inputs)
     return found
 

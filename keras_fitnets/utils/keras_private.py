@@ -105,6 +105,42 @@ def run_graph(
     return network._run_through_graph(inputs, operation_fn=operation_fn)
 
 
+@contextlib.contextmanager
+def hold_constants_as_arrays(network: keras.Model) -> Iterator[None]:
+    """Hold the eager tensors in a network's graph as arrays inside this block.
+
+    In `inputs * tf.constant(2.0)` the constant is an argument of an operation. A trace
+    captures it, and `tf2onnx.convert.from_function` (1.17) takes all that is captured,
+    but variables, for inputs of the file. An array becomes a constant. Keras 3.15 shows
+    the arguments of an operation in no public way.
+    """
+
+    def to_array(value: Any) -> Any:
+        return value.numpy() if hasattr(value, "numpy") else value
+
+    replaced, seen, tensors = [], set(), keras.tree.flatten(network.outputs)
+    while tensors:
+        history = getattr(tensors.pop(), "_keras_history", None)
+        if history is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        arguments = node.arguments
+        args, kwargs = arguments.convert(to_array)
+        node.arguments = type(arguments)(*args, **kwargs)
+        replaced.append((node, arguments))
+        tensors.extend(node.input_tensors)
+        # A nested network has a graph of its own.
+        tensors.extend(keras.tree.flatten(getattr(history.operation, "outputs", [])))
+    try:
+        yield
+    finally:
+        for node, arguments in replaced:
+            node.arguments = arguments
+
+
 def get_build_shape(network: keras.Model) -> Any:
     """Return the input shape that a network without a graph was built for, or None.
 

@@ -189,18 +189,34 @@ def test_a_padding_mask_among_the_inputs_keeps_padding_out(steps, name):
         )
 
 
-def test_padding_is_kept_out_of_the_soft_targets_of_tokens_too():
-    def network(width):
-        inputs = {
-            name: keras.Input((6,), dtype="int32", name=name)
-            for name in ("tokens", "padding_mask")
-        }
-        x = layers.Embedding(20, width)(inputs["tokens"])
-        # Lower versions of Keras take no input that is not used.
-        x = x + 0.0 * ops.cast(ops.expand_dims(inputs["padding_mask"], -1), "float32")
-        return keras.Model(inputs, layers.Dense(4)(x))
+def token_network(width):
+    """One that gives logits for each token."""
+    inputs = {
+        name: keras.Input((6,), dtype="int32", name=name)
+        for name in ("tokens", "padding_mask")
+    }
+    x = layers.Embedding(20, width)(inputs["tokens"])
+    # Lower versions of Keras take no input that is not used.
+    x = x + 0.0 * ops.cast(ops.expand_dims(inputs["padding_mask"], -1), "float32")
+    return keras.Model(inputs, layers.Dense(4)(x))
 
-    teacher, student = network(8), network(4)
+
+def test_weights_of_the_tokens_count_in_both_terms_alike():
+    """Eq. 2 for each token: with a mask on top, λ would grow with the padding."""
+    teacher, student = token_network(8), token_network(4)
+    model = compiled(teacher, student, None)
+    x, y = padded_batch(7), np.arange(REAL.size).reshape(REAL.shape) % 4
+    weights = REAL * np.linspace(0.5, 2, REAL.shape[1])
+    logits = [reference.f64(net(x)) for net in (teacher, student)]
+    soft = reference.soft_target_crossentropy(*logits, 3.0)
+    label = reference.crossentropy(np.eye(4)[y], logits[1])
+    logs = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    np.testing.assert_allclose(logs["kd_loss"], np.mean(soft * weights), rtol=1e-5)
+    np.testing.assert_allclose(logs["label_loss"], np.mean(label * weights), rtol=1e-5)
+
+
+def test_padding_is_kept_out_of_the_soft_targets_of_tokens_too():
+    teacher, student = token_network(8), token_network(4)
     model = compiled(teacher, student, None, None)
     for padding in (0, 7):
         x = padded_batch(padding)

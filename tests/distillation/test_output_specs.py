@@ -74,6 +74,12 @@ class Subclassed(keras.Model):
         return self.out(inputs)
 
 
+def resized(layer, activation=None):
+    """As the networks that segment images end."""
+    conv = layers.Conv2D(3, 1, activation=activation)
+    return chain(conv, layer, shape=(4, 4, 1))
+
+
 ENDS = {
     "dense softmax": (lambda: chain(dense(3, "softmax")), SOFTMAX),
     "softmax layer": (lambda: chain(dense(), layers.Softmax()), SOFTMAX),
@@ -113,6 +119,16 @@ ENDS = {
         ),
         LOGITS,
     ),
+    "resized logits": (lambda: resized(layers.Resizing(8, 8)), LOGITS),
+    "resized logits, cubic": (
+        lambda: resized(layers.Resizing(8, 8, interpolation="bicubic")),
+        LOGITS,
+    ),
+    "upsampled probabilities": (
+        lambda: resized(layers.UpSampling2D(2, interpolation="bilinear"), "softmax"),
+        SOFTMAX,
+    ),
+    "embedding": (lambda: chain(layers.Embedding(5, 3)), LOGITS),
     "log softmax": (lambda: chain(dense(3, "log_softmax")), LOGITS),
     "log softmax operation": (lambda: functional(dense(), ops.log_softmax), LOGITS),
     "flatten": (
@@ -182,6 +198,10 @@ HIDDEN = {
             shape=(4, 4, 1),
         ),
         SOFTMAX,
+    ),
+    "probabilities out of their range": (
+        lambda: resized(layers.Resizing(8, 8, interpolation="bicubic"), "softmax"),
+        None,
     ),
     "scaled logits": (lambda: functional(dense(), lambda x: x / 2.0), LOGITS),
     "subclassed": (Subclassed, None),

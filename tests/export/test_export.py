@@ -590,6 +590,33 @@ def test_an_exact_gelu_is_exported(tmp_path, suffix):
     assert exported.largest_difference < 1e-6
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_constants_of_the_graph_are_no_inputs_of_the_file(tmp_path, is_nested):
+    inputs, factors = keras.Input((4,)), tf.constant([2.0, 3.0, 4.0, 5.0])
+    student = keras.Model(inputs, layers.Dense(3)(inputs * factors))
+    if is_nested:
+        outer = keras.Input((4,))
+        student = keras.Model(outer, student(outer) - tf.constant(1.0))
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    path = tmp_path / "student.onnx"
+    kf.export.export_student(student, path, data=x)
+    kernel, bias = (w.astype("float64") for w in student.get_weights())
+    expected = (x * [2, 3, 4, 5]) @ kernel + bias - is_nested
+    np.testing.assert_allclose(outputs_of(path, x), expected, atol=1e-5)
+    # The network itself is as before.
+    np.testing.assert_allclose(student(x), expected, atol=1e-5)
+
+
+def test_a_convolution_of_groups_is_exported(tmp_path):
+    conv = layers.Conv2D(4, 3, groups=2)
+    student = keras.Sequential(
+        [keras.Input((5, 5, 6)), conv, layers.Flatten(), layers.Dense(2)]
+    )
+    x = np.random.default_rng(0).normal(size=(4, 5, 5, 6)).astype("float32")
+    kf.export.export_student(student, tmp_path / "student.onnx", data=x)
+    assert not tf.config.functions_run_eagerly()
+
+
 class RotaryAttention(layers.Layer):
     """Causal attention by einsum, with rotary positions: as in Llama and Gemma."""
 

@@ -223,6 +223,19 @@ def test_the_layers_of_heads_are_not_hidden(count, depth):
     assert graph.find_middle_layer(heads(count=count, depth=depth)) == "h1"
 
 
+def test_embeddings_and_layers_run_twice_are_not_hidden():
+    """The middle of a language model whose end is its embedding, transposed."""
+    vocabulary = keras.layers.Embedding(7, 7, name="vocabulary")
+    positions = keras.layers.Embedding(5, 7, name="positions")
+    shared = keras.layers.Dense(7, name="shared")
+    inputs = [keras.Input((5,), dtype="int32") for _ in range(2)]
+    x = vocabulary(inputs[0]) + positions(inputs[1])
+    x = keras.layers.Dense(7, name="block")(shared(x))
+    ids = keras.ops.argmax(shared(x), axis=-1)
+    network = keras.Model(inputs, vocabulary(ids))
+    assert graph.find_middle_layer(network) == "block"
+
+
 def test_the_middle_of_a_nested_trunk_with_heads():
     trunk = heads(count=2)
     inputs = keras.Input((4,))
