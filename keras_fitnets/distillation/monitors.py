@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Logs of `StudentMonitor`; several outputs or hints have an ending each.
-_MORE_IS_BETTER = ("agreement", "hint_r2")
+_MORE_IS_BETTER = ("agreement", "hint_r2", "output_r2")
 
 
 def set_directions(callbacks: Sequence[Any]) -> None:

@@ -119,8 +119,8 @@ class Objective:
             guided = [hint.guided_layer for hint in hints]
             self._features = create_feature_extractor(student, guided, inputs)
             hint_shapes = self.teacher_outputs.shapes
-            for i, (hint, hint_shape, guided_shape) in enumerate(
-                zip(hints, hint_shapes, self._features.shapes, strict=True)
+            for hint, hint_shape, guided_shape in zip(
+                hints, hint_shapes, self._features.shapes, strict=True
             ):
                 regressor, prediction_shape = _create_regressor(
                     hint, teacher, student, hint_shape, guided_shape
@@ -133,7 +133,7 @@ class Objective:
                     hint.guided_layer,
                     student.name,
                     _count_weights(regressor.trainable_variables),
-                    _count_weights(self.guided_variables([i])),
+                    _count_weights(student.trainable_variables),
                 )
         shared = check_shared_layers(teacher.models, [student, *self.regressors])
         self._has_shared_layers = bool(shared)
@@ -537,12 +537,12 @@ def _create_regressor(
 def _note_large_regressor(
     guided_layer: str, student: str, regressor_weights: int, student_weights: int
 ) -> None:
-    """Tell once of a regressor that is larger than the layers that it trains."""
+    """Tell once of a regressor that is larger than the student itself."""
     if regressor_weights > student_weights:
         logging.getLogger("keras_fitnets").warning(
-            "The regressor of guided layer '%s' has %d weights to train, more than "
-            "student '%s' up to that layer, which has %d: the regressor may learn the "
-            "hint in the student's place. Choose layers of nearly the same size, or a "
+            "The regressor of guided layer '%s' has %d weights to train, more than all "
+            "of student '%s', which has %d: the regressor may learn the hint in the "
+            "student's place. Choose layers of nearly the same size, or a "
             'regressor="conv".',
             *(guided_layer, regressor_weights, student, student_weights),
         )

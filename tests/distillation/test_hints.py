@@ -347,12 +347,12 @@ def test_a_regressor_that_is_larger_than_the_student_is_told_once(caplog):
     with caplog.at_level(logging.WARNING, "keras_fitnets"):
         for _ in range(2):
             kf.Distiller(network(64), network(16), ("h", "h"))
-        # 4 · 64 + 64 weights of the student, and 64 · 4 + 4 of the regressor.
+        # 64 · 4 + 4 weights of the regressor, fewer than those of the student.
         kf.Distiller(network(4), network(64), ("h", "h"))
     [record] = caplog.records
     message = record.getMessage()
     assert f"has {16 * 64 + 64} weights" in message
-    assert f"which has {4 * 16 + 16}" in message
+    assert f"which has {4 * 16 + 16 + 16 * 3 + 3}" in message
 
 
 # Pixels that one network alone moves

@@ -42,6 +42,20 @@ def test_the_direction_of_a_log_is_known(make, monitor, tmp_path, monkeypatch):
     assert callback.monitor_op is wanted
 
 
+def test_the_direction_of_the_outputs_of_a_regression_is_known():
+    def network(width):
+        return keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(width), keras.layers.Dense(1)]
+        )
+
+    x, y = np.ones((8, 4)), np.ones((8, 1))
+    model = kf.Distiller(network(3), network(2))
+    model.compile("sgd", "mse")
+    stop = keras.callbacks.EarlyStopping("output_r2")
+    model.fit(x, y, callbacks=[kf.StudentMonitor(x), stop], verbose=0)
+    assert stop.monitor_op is keras.ops.greater
+
+
 def test_both_stages_of_a_training_have_the_callback():
     x, y = tiny.data()
     model = tiny.make_distiller()
