@@ -15,9 +15,9 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
+import processes
 import pytest
 import tensorflow as tf
-from tensorflow.python.data.ops import dataset_ops
 
 FAKE_DEVICES = 4
 # Programs that a test starts find the modules that tests share, as tests do.
@@ -40,20 +40,7 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * FAKE_DEVICES
     )
-    # Optimising a graph takes longer than the few steps that a test runs of it.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    dataset_ops.DatasetV2._apply_debug_options = _without_tuning
-
-
-def _without_tuning(dataset):
-    """What each iterator asks a dataset for: here, one that tf.data does not tune.
-
-    In TensorFlow 2.21 an iterator that lived for a few elements waits at its end for
-    the thread that tunes it: always some milliseconds, and now and then half a minute.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+    processes.hurry()
 
 
 @pytest.fixture(autouse=True)

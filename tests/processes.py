@@ -16,12 +16,33 @@ import tempfile
 import weakref
 from pathlib import Path
 
+import tensorflow as tf
+from tensorflow.python.data.ops import dataset_ops
+
 # TensorFlow is safe to fork before it has started its threads. On macOS its libraries
 # are not, and every process is a fresh interpreter.
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 _CONTEXT = multiprocessing.get_context(_METHOD)
 if _METHOD == "forkserver":
     _CONTEXT.set_forkserver_preload(["keras_fitnets", "keras_tuner", "matplotlib"])
+
+
+def hurry():
+    """Let this process start its steps fast, where each of them is run a few times."""
+    # Optimising a graph takes longer than the few steps that a test runs of it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    dataset_ops.DatasetV2._apply_debug_options = _without_tuning
+
+
+def _without_tuning(dataset):
+    """What each iterator asks a dataset for: here, one that tf.data does not tune.
+
+    In TensorFlow 2.21 an iterator that lived for a few elements waits at its end for
+    the thread that tunes it: always some milliseconds, and now and then half a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _redirect(descriptor, path):
@@ -37,6 +58,7 @@ def _execute(command, folder, environment, paths):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    hurry()
     path = environment.get("PYTHONPATH")
     sys.path[:0] = path.split(os.pathsep) if path else []
     kind, *arguments = command

@@ -2,13 +2,24 @@
 
 import applications
 import journey
-import keras
+import networks
 import numpy as np
 import pytest
+import reference
 
 import keras_fitnets as kf
 
 pytestmark = pytest.mark.usefixtures("eager")
+# The converters take seconds for each of these, so that no family goes to all formats.
+FORMATS = {
+    "mobilenet_v2": [".tflite"],
+    "mobilenet_v3": [".onnx"],
+    "efficientnet_v2": ["", ".tflite", ".onnx"],
+    "resnet_v2": [".tflite"],
+    "densenet": [".onnx"],
+    "convnext": ["", ".onnx"],
+    "nasnet": [".onnx"],
+}
 every_family = pytest.mark.parametrize("family", applications.FAMILIES)
 
 
@@ -37,10 +48,7 @@ def test_a_whole_network(family, tmp_path):
 @every_family
 def test_a_student_in_a_file(family, tmp_path):
     student = applications.create_network(family, 1)
-    # The converters take ten seconds and more for the deepest of these.
-    endings = {"mobilenet_v3": [".tflite"], "nasnet": [".onnx"]}
-    endings = endings.get(family, ["", ".tflite", ".onnx"])
-    journey.check_export(student, batch()[0], tmp_path, endings)
+    journey.check_export(student, batch()[0], tmp_path, FORMATS[family])
 
 
 @pytest.mark.slow
@@ -52,12 +60,14 @@ def test_a_backbone_behind_a_head(family, tmp_path):
     assert hint.hint_layer.startswith(f"{family}_2/")
     assert hint.guided_layer.startswith(f"{family}_1/")
     journey.check_stages(model, *batch())
-    journey.check_saving(model, *batch(), tmp_path)
+    # To make its 700 layers again takes as long as all the rest.
+    if family != "nasnet":
+        journey.check_saving(model, *batch(), tmp_path)
 
 
 @pytest.mark.slow
 @every_family
-def test_a_backbone_alone(family, tmp_path):
+def test_a_backbone_alone(family):
     """Its output is the hint, so that no stage but "hint" can train it."""
     teacher, student = (
         applications.create_network(family, i, include_top=False) for i in (2, 1)
@@ -67,16 +77,15 @@ def test_a_backbone_alone(family, tmp_path):
     model.stage = "hint"
     model.compile("sgd")
     x, _ = batch()
-    expected = journey.reference.hint_loss(
+    expected = reference.hint_loss(
         journey.predict(teacher, x),
         model.regressors[0](student(x)),
     )
     loss = model.evaluate(x, verbose=0, return_dict=True)["hint_loss"]
     assert loss == pytest.approx(np.mean(expected), rel=2e-5)
+    before = networks.numpy_variables(student)
     model.fit(x, verbose=0)
-    model.save(tmp_path / "whole.keras")
-    loaded = keras.saving.load_model(tmp_path / "whole.keras")
-    np.testing.assert_array_equal(loaded(x), model(x))
+    assert networks.changed(before, networks.numpy_variables(student))
 
 
 @pytest.mark.slow

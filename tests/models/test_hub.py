@@ -141,18 +141,22 @@ def create_distiller(create, hints="middle"):
     return journey.create_distiller(*map(create, SIZES), hints)
 
 
-@pytest.mark.parametrize("create", [create_resnet, create_vit])
-def test_an_image_classifier(create, tmp_path):
+@pytest.mark.parametrize(
+    "create, ending", [(create_resnet, ".tflite"), (create_vit, ".onnx")]
+)
+def test_an_image_classifier(create, ending, tmp_path):
     x, y = images()
     model = create_distiller(create)
     journey.check_stages(model, x, y)
     journey.check_cache(model, x, y, tmp_path)
     journey.check_saving(model, x, y, tmp_path)
-    journey.check_export(model.student, x, tmp_path)
+    journey.check_export(model.student, x, tmp_path, [ending])
 
 
-@pytest.mark.parametrize("create", [create_deeplab, create_segformer])
-def test_a_segmenter(create, tmp_path):
+@pytest.mark.parametrize(
+    "create, ending", [(create_deeplab, ".tflite"), (create_segformer, ".onnx")]
+)
+def test_a_segmenter(create, ending, tmp_path):
     """Its logits are scaled up behind the last layer with weights."""
     model = create_distiller(create)
     x, y = images(model.student.output_shape[1:3])
@@ -161,11 +165,13 @@ def test_a_segmenter(create, tmp_path):
     # The one has a dropout that no argument switches off.
     has_dropout = create is create_segformer
     journey.check_saving(model, x, y, tmp_path, has_dropout=has_dropout)
-    journey.check_export(model.student, x, tmp_path, ["", ".tflite"])
+    journey.check_export(model.student, x, tmp_path, [ending])
 
 
-@pytest.mark.parametrize("create", [create_bert, create_roberta])
-def test_a_text_classifier(create, tmp_path):
+@pytest.mark.parametrize(
+    "create, ending", [(create_bert, ".tflite"), (create_roberta, "")]
+)
+def test_a_text_classifier(create, ending, tmp_path):
     x, mask = texts(has_segments=create is create_bert)
     _, y = images()
     model = create_distiller(create)
@@ -173,11 +179,14 @@ def test_a_text_classifier(create, tmp_path):
     journey.check_stages(model, x, y, padding=mask)
     journey.check_cache(model, x, y, tmp_path)
     journey.check_saving(model, x, y, tmp_path)
-    journey.check_export(model.student, x, tmp_path, ["", ".onnx"])
+    journey.check_export(model.student, x, tmp_path, [ending])
 
 
-@pytest.mark.parametrize("create", [create_gpt2, create_llama, create_gemma])
-def test_a_causal_language_model(create, tmp_path):
+@pytest.mark.parametrize(
+    "create, ending",
+    [(create_gpt2, ".tflite"), (create_llama, ".onnx"), (create_gemma, ".onnx")],
+)
+def test_a_causal_language_model(create, ending, tmp_path):
     """Soft targets for each token, and weights that leave out those that pad."""
     x, mask = texts()
     y = np.roll(x["token_ids"], -1, axis=1)
@@ -186,7 +195,7 @@ def test_a_causal_language_model(create, tmp_path):
     journey.check_stages(model, x, y, mask, mask, has_head=False)
     journey.check_cache(model, x, y, tmp_path, sample_weight=mask)
     journey.check_saving(model, x, y, tmp_path, sample_weight=mask)
-    journey.check_export(model.student, x, tmp_path, ["", ".onnx"])
+    journey.check_export(model.student, x, tmp_path, [ending])
 
 
 @pytest.mark.parametrize("create", [create_bert, create_gpt2])
@@ -205,8 +214,9 @@ def test_what_pads_a_text_is_of_no_account(create):
 @pytest.mark.parametrize("create", [create_llama, create_gemma])
 def test_litert_needs_texts_of_a_fixed_length(create, tmp_path):
     student, (x, _) = create(1), texts()
-    with pytest.raises(ValueError, match="Fix them: with inputs = {t.name"):
-        kf.export.export_student(student, tmp_path / "s.tflite", data=x)
+    if create is create_gemma:
+        with pytest.raises(ValueError, match="Fix them: with inputs = {t.name"):
+            kf.export.export_student(student, tmp_path / "s.tflite", data=x)
     inputs = {
         t.name: keras.Input((STEPS,), dtype=t.dtype, name=t.name)
         for t in student.inputs

@@ -4,8 +4,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import keras
@@ -24,10 +23,12 @@ SHORT += ["--batch-size", "512"]
 DIGITS = [str(EXAMPLES / "digits.py"), *SHORT, "--folder", "run"]
 
 
-# A shell's background job has SIGINT ignored, and so have the processes it starts.
+# A shell's background job has SIGINT ignored, and so have the processes it starts. A
+# title is to arrive before its training, not with its first epochs.
 HEEDING = """
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.stdout.reconfigure(line_buffering=True)
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -35,22 +36,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_digits_interrupted_and_resumed(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", HEEDING, *DIGITS],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A title is to arrive before its training, not with its first epochs.
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
-        for line in process.stdout:
-            if "stage 1" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        _, errors = process.communicate()
-    assert process.returncode == 1
-    assert "The same command goes on" in errors
+    log = tmp_path / "log"
+    process = processes.Program(["-c", HEEDING, *DIGITS], tmp_path, log=log)
+    while "stage 1" not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(120) == 1
+    assert "The same command goes on" in log.read_text()
     with (tmp_path / "run" / "seed_0" / "kd" / "log.csv").open() as file:
         before = list(csv.DictReader(file))
     assert [row["epoch"] for row in before] == list("01234")

@@ -66,7 +66,7 @@ def test_the_dependencies_are_those_of_requirements_txt():
 
 def test_every_extra_that_is_recommended_exists():
     extras = project()["optional-dependencies"]
-    assert set(extras) == {"tuner", "examples", "export", "docs", "dev"}
+    assert set(extras) == {"tuner", "examples", "export", "hub", "docs", "dev"}
     files = [
         *HERE.glob("*.md"),
         *HERE.glob("docs/*.md"),

@@ -54,7 +54,7 @@ def search(found, **options):
 
 class Slowly(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
-        time.sleep(0.5)
+        time.sleep(0.3)
 
 
 if __name__ == "__main__":
