@@ -154,7 +154,7 @@ def test_an_image_classifier(create, ending, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "create, ending", [(create_deeplab, ".tflite"), (create_segformer, ".onnx")]
+    "create, ending", [(create_deeplab, ".tflite"), (create_segformer, "")]
 )
 def test_a_segmenter(create, ending, tmp_path):
     """Its logits are scaled up behind the last layer with weights."""

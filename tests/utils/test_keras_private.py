@@ -5,6 +5,7 @@ test is named "still needed" Keras has mended or published something: delete the
 """
 
 import inspect
+import warnings
 
 import keras
 import networks
@@ -101,6 +102,40 @@ def test_a_graph_runs_on_other_inputs_with_other_operations():
     assert names == shown[1:], "Keras runs its graph otherwise: change `run_graph`."
     # The outputs are on the graph of the new inputs: a model can end anywhere in it.
     assert keras.Model(inputs, outputs).count_params() == network.count_params()
+
+
+def scaled_by_a_constant():
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, keras.layers.Dense(1)(inputs * tf.constant(2.0)))
+
+
+def test_constants_in_a_graph_are_arrays_for_a_while():
+    network = scaled_by_a_constant()
+    product = network.layers[-1].input
+
+    def factor():
+        node = product._keras_history.operation._inbound_nodes[0]
+        [_, found] = node.arguments.args
+        return found
+
+    with keras_private.hold_constants_as_arrays(network):
+        assert isinstance(factor(), (np.ndarray, np.generic)), (
+            "Keras keeps arguments otherwise: change `hold_constants_as_arrays`."
+        )
+        within = network(np.ones((1, 2)))
+    assert isinstance(factor(), tf.Tensor)
+    np.testing.assert_array_equal(within, network(np.ones((1, 2))))
+
+
+def test_a_constant_still_becomes_an_input_of_onnx(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    network = scaled_by_a_constant()
+    network(np.ones((1, 2)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"In the future `np.object`", FutureWarning)
+        network.export(tmp_path / "n.onnx", format="onnx", verbose=False)
+    inputs = runtime.InferenceSession(tmp_path / "n.onnx").get_inputs()
+    assert len(inputs) == 2, "Delete `hold_constants_as_arrays`."
 
 
 def test_a_network_without_a_graph_remembers_the_shape_it_was_built_for():
