@@ -14,10 +14,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 # itself on CPUs without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import keras
 import processes
 import pytest
-import tensorflow as tf
 
 FAKE_DEVICES = 4
 # Programs that a test starts find the modules that tests share, as tests do.
@@ -28,6 +26,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 
 def pytest_configure(config):
+    # The process that only hands the tests to others need not wait for TensorFlow.
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import tensorflow as tf
+
     datasets = tempfile.TemporaryDirectory(prefix="keras_fitnets_")
     # tensorflow-datasets reads it when it is imported, which no test may do earlier.
     os.environ["TFDS_DATA_DIR"] = datasets.name
@@ -45,6 +48,8 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def seed():
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
@@ -57,6 +62,8 @@ def eager(request, monkeypatch):
     """
     if request.node.get_closest_marker("graph"):
         return
+    import keras
+
     # Keras warns of a class that overrides `compile`: the patch is where it is defined.
     [trainer] = [kind for kind in keras.Model.__mro__ if "compile" in vars(kind)]
     compile_model = trainer.compile

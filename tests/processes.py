@@ -16,9 +16,6 @@ import tempfile
 import weakref
 from pathlib import Path
 
-import tensorflow as tf
-from tensorflow.python.data.ops import dataset_ops
-
 # TensorFlow is safe to fork before it has started its threads. On macOS its libraries
 # are not, and every process is a fresh interpreter.
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
@@ -28,21 +25,23 @@ if _METHOD == "forkserver":
 
 
 def hurry():
-    """Let this process start its steps fast, where each of them is run a few times."""
-    # Optimising a graph takes longer than the few steps that a test runs of it.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    dataset_ops.DatasetV2._apply_debug_options = _without_tuning
-
-
-def _without_tuning(dataset):
-    """What each iterator asks a dataset for: here, one that tf.data does not tune.
+    """Let this process start its steps fast, where each of them is run a few times.
 
     In TensorFlow 2.21 an iterator that lived for a few elements waits at its end for
     the thread that tunes it: always some milliseconds, and now and then half a minute.
     """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+    import tensorflow as tf
+    from tensorflow.python.data.ops import dataset_ops
+
+    def without_tuning(dataset):
+        """What each iterator asks a dataset for: here, one that is not tuned."""
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.with_options(options)
+
+    dataset_ops.DatasetV2._apply_debug_options = without_tuning
+    # Optimising a graph takes longer than the few steps that a test runs of it.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def _redirect(descriptor, path):

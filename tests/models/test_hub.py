@@ -169,7 +169,7 @@ def test_a_segmenter(create, ending, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "create, ending", [(create_bert, ".tflite"), (create_roberta, "")]
+    "create, ending", [(create_bert, ".onnx"), (create_roberta, "")]
 )
 def test_a_text_classifier(create, ending, tmp_path):
     x, mask = texts(has_segments=create is create_bert)
@@ -184,7 +184,7 @@ def test_a_text_classifier(create, ending, tmp_path):
 
 @pytest.mark.parametrize(
     "create, ending",
-    [(create_gpt2, ".tflite"), (create_llama, ".onnx"), (create_gemma, ".onnx")],
+    [(create_gpt2, ""), (create_llama, ".onnx"), (create_gemma, ".onnx")],
 )
 def test_a_causal_language_model(create, ending, tmp_path):
     """Soft targets for each token, and weights that leave out those that pad."""

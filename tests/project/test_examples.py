@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 import processes
 import pytest
 
@@ -70,21 +69,3 @@ def test_digits_refuses_a_folder_with_other_settings(tmp_path, changed):
     done = processes.run([*DIGITS, *changed], tmp_path)
     assert done.returncode == 2
     assert "holds a run of {}; use --folder" in done.stderr
-
-
-def test_the_search_compares_its_winner_with_the_paper(tmp_path):
-    command = [str(EXAMPLES / "digits_search.py"), *SHORT]
-    command += ["--hint-epochs", "1", "--kd-epochs", "1", "--trials", "2"]
-    command += ["--seeds", "1", "--finalists", "2", "--unseen-seeds", "1"]
-    done = processes.run([*command, "--folder", "run"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert len(results["trials"]) == len(results["finalists"]) == 2
-    assert len({len(row["accuracy"]) for row in results["compared"].values()}) == 1
-    losses = {
-        str(t): np.mean(row["label_loss"]) for t, row in results["finalists"].items()
-    }
-    assert str(results["winner"]) == min(losses, key=losses.get)
-    student = keras.saving.load_model(tmp_path / "run" / "student.keras")
-    assert student.count_params() == 20_614
-    assert (tmp_path / "run" / "search.png").stat().st_size > 10_000
