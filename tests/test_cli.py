@@ -74,6 +74,7 @@ def test_a_data_set_is_named(folder):
     assert f">{100 * accuracy:.2f}</td>" in shown
 
 
+@pytest.mark.slow
 def test_what_the_page_types_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "shipping.md").read_text("utf-8")
     typed = re.findall(r"^keras-fitnets (.+)$", page, re.MULTILINE)

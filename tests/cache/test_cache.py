@@ -91,6 +91,7 @@ DISTILLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "stage"),
     [
@@ -150,6 +151,7 @@ def test_a_stage_reads_no_more_than_it_asks_for(tmp_path, monkeypatch):
     assert read == labels
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_the_teacher_is_run_once_for_each_example_and_never_again(
     tmp_path, monkeypatch
@@ -206,6 +208,7 @@ def masked_network(width, seed):
     return tiny.redrawn(keras.Model(inputs, outputs), seed)
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_the_mask_of_a_hint_is_cached(tmp_path):
     rng = np.random.default_rng(0)
@@ -229,6 +232,7 @@ def test_the_mask_of_a_hint_is_cached(tmp_path):
 
 
 # To the bit: the writer's teacher is traced, and so it is beside the student here.
+@pytest.mark.slow
 @pytest.mark.graph
 def test_inputs_and_outputs_may_be_structures(tmp_path):
     def two(seed):
@@ -293,6 +297,7 @@ def test_a_step_on_the_cache_compiles(stage, tmp_path):
 
 
 # To the bit: the writer's teacher is traced, and so it is beside the student here.
+@pytest.mark.slow
 @pytest.mark.graph
 def test_lambda_temperature_student_and_pair_change_on_one_cache(tmp_path):
     pairs = [("high", "low"), ("low", "high")]
@@ -330,6 +335,7 @@ def unnamed(before=0):
     return tiny.redrawn(keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(3)]))
 
 
+@pytest.mark.slow
 def test_a_name_that_keras_gave_to_another_layer_is_not_believed(tmp_path):
     keras.backend.clear_session()
     teacher = unnamed()
@@ -414,6 +420,7 @@ def test_what_no_fingerprint_tells_is_seen_by_asking(tmp_path):
         cached(other, batches(*data()), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"shuffle": True}, {"augment": 1, "views": 2}])
 def test_a_run_that_goes_on_sees_what_it_would_have_seen(options, tmp_path):
     if "augment" in options:
@@ -438,6 +445,7 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen(options, tmp_path):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_caches_opened_often_keep_no_files_open(tmp_path):
     def files():
         gc.collect()
@@ -714,6 +722,7 @@ def test_a_dataset_of_another_teacher_or_layer_is_refused_by_fit(made):
 # Damage.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_damage_to_any_file_is_found_and_the_remedy_works(damage, made, tmp_path):
     whole = contents(made)

@@ -113,6 +113,7 @@ def test_an_error_of_a_thousand_is_no_perfect_regression():
     np.testing.assert_allclose(logs["kd_loss"], 1e6, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_student_of_numbers_learns_the_teachers_numbers():
     teacher, student = one(1), one(1)
     kernel, bias = teacher.layers[-1].get_weights()

@@ -55,6 +55,7 @@ def position(network, path):
     return network.layers.index(graph.find_layer(network, path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made_before", [0, 1, 2, 50])
 def test_a_saved_hint_stays_where_it_was(made_before, tmp_path):
     restart()
@@ -168,6 +169,7 @@ def test_a_run_of_other_layers_of_the_same_names_is_another_run(tmp_path):
         train(tmp_path, ("dense_2", "dense_6"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_is_compared_by_names(tmp_path, monkeypatch):
     from keras_fitnets.training import stagewise
 

@@ -40,6 +40,7 @@ def mixed(width):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_saved_model_of_text_agrees_with_its_network(tmp_path, form):
     student = network(4)

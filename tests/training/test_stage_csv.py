@@ -70,6 +70,7 @@ def test_a_second_run_begins_anew_unless_it_appends(tmp_path):
     assert places(read(path))[4:] == USUAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [("hint", 0), ("hint", 1), ("kd", 0), ("kd", 1)])
 @pytest.mark.parametrize("append", [False, True])
 def test_a_resumed_run_goes_on_in_the_file(tmp_path, place, append):

@@ -172,6 +172,7 @@ def search(folder, network, data, trials=2, **options):
     return tuner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CACHED)
 def test_data_are_cached_in_every_form(tmp_path, kind, stages):
     network, data = CACHED[kind]
@@ -180,6 +181,7 @@ def test_data_are_cached_in_every_form(tmp_path, kind, stages):
     assert len(tuner.get_best_models(2)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNCACHED)
 def test_data_that_cannot_be_cached_are_searched_without(tmp_path, kind, stages):
     network, data = UNCACHED[kind]

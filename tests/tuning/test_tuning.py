@@ -276,6 +276,7 @@ def test_stage_2_is_that_of_fit_stagewise(tmp_path):
         tiny.assert_close(now, then, 1e-3)
 
 
+@pytest.mark.slow
 def test_a_regressor_of_ones_own_begins_anew_in_each_trial(tmp_path):
     regressor = keras.layers.Dense(5)
     hint = kf.Hint("low", "low", regressor=regressor)
@@ -321,6 +322,7 @@ def test_hyperparameters_rebuild_the_student(tmp_path):
     assert all(map(np.array_equal, once.get_weights(), twice.get_weights()))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_student_alone(tmp_path):
     teacher = searching.network(200, 0)
     found = searching.tuner(searching.hypermodel(teacher=teacher), tmp_path)
@@ -418,6 +420,7 @@ def test_no_student_ends_the_search_too(tmp_path):
         searching.tuner(searching.hypermodel(build_student=lambda hp: None), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_one_failed_trial(tmp_path):
     model = searching.hypermodel(
         hints=kf.Hint("low", "low", regressor=keras.layers.Dense(5)),
