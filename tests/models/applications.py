@@ -60,7 +60,8 @@ def create_densenet(size, **options):
 
 
 def create_convnext(size, **options):
-    return convnext.ConvNeXt([size] * 4, [8 * size] + [16 * size] * 3, **options)
+    # Keras compiles its convolutions anew in each eager step: as few as there can be.
+    return convnext.ConvNeXt([1] * 4, [8 * size] + [16 * size] * 3, **options)
 
 
 def create_nasnet(size, **options):

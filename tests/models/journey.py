@@ -11,7 +11,7 @@ import keras_fitnets as kf
 
 LABEL_LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LAMBDA, HINT_WEIGHT = 4.0, 0.01
-SAMPLES, BATCH = 6, 4
+SAMPLES, BATCH = 4, 4
 
 
 def create_distiller(teacher, student, hints):
