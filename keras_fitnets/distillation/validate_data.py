@@ -93,8 +93,10 @@ def check_source(
     elif is_source(x):
         # A generator's batches can be read only once, so none is looked at here.
         return
-    elif name == "`x`":
-        arguments = ["`x`", "`y`", "`sample_weight`"]
+    else:
+        if name == "`x`":
+            arguments = ["`x`", "`y`", "`sample_weight`"]
+        _check_weights_reach_the_step(arguments[2], y, sample_weight)
     # Cached inputs come with teacher outputs, which must be those of this teacher.
     if isinstance(x, CachedInputs):
         distiller.lookup_teacher_outputs(x)
@@ -110,6 +112,19 @@ def check_source(
             check_label_arrays(y, distiller.loss, network, arguments[1])
     _check_numbers(arguments[2], sample_weight)
     _check_lengths(dict(zip(arguments, [x, y, sample_weight], strict=True)))
+
+
+def _check_weights_reach_the_step(argument: str, y: Any, sample_weight: Any) -> None:
+    """Raise for weights of arrays without labels, which Keras drops.
+
+    See `keras.utils.pack_x_y_sample_weight`.
+    """
+    if y is None and sample_weight is not None:
+        raise ValueError(
+            f"Keras drops {argument} where there are no labels. Pass labels too, of "
+            "any values if the stage and `compile` have no loss for them, or a "
+            "`tf.data.Dataset` of (x, None, sample_weight)."
+        )
 
 
 def check_inputs(distiller: Any, argument: str, x: Any) -> None:

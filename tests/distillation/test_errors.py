@@ -616,6 +616,11 @@ TRAINED = {
         fit(sample_weight=np.ones((8, 2))),
         *(r"shape \(4, 2\)", "a weight for each sample"),
     ),
+    "weights without labels": (
+        lambda: compiled(None, (), stage="kd"),
+        fit(y=None, sample_weight=np.ones(8)),
+        *("Keras drops `sample_weight`", "Pass labels too"),
+    ),
     "weights for other outputs": (
         lambda: forked_distiller(None, stage="kd"),
         fit(y={"a": Y, "b": Y}, sample_weight=[np.ones(8)] * 3),

@@ -201,18 +201,48 @@ def token_network(width):
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
-def test_weights_of_the_tokens_count_in_both_terms_alike():
-    """Eq. 2 for each token: with a mask on top, λ would grow with the padding."""
+PER_SAMPLE = np.linspace(0.5, 2, len(REAL))
+PER_TOKEN = REAL * np.linspace(0.5, 2, REAL.shape[1])
+WEIGHTS = {
+    "samples": PER_SAMPLE[:, None],
+    "tokens": PER_TOKEN,
+    "tokens, with an axis more": PER_TOKEN[..., None],
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_of_samples_and_of_their_tokens(kind):
+    """Those of tokens count in both terms of Eq. 2 alike, as Keras takes them.
+
+    With the mask of the inputs on top, λ would grow with the padding.
+    """
     teacher, student = token_network(8), token_network(4)
     model = compiled(teacher, student, None)
     x, y = padded_batch(7), np.arange(REAL.size).reshape(REAL.shape) % 4
-    weights = REAL * np.linspace(0.5, 2, REAL.shape[1])
     logits = [reference.f64(net(x)) for net in (teacher, student)]
     soft = reference.soft_target_crossentropy(*logits, 3.0)
     label = reference.crossentropy(np.eye(4)[y], logits[1])
-    logs = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
-    np.testing.assert_allclose(logs["kd_loss"], np.mean(soft * weights), rtol=1e-5)
-    np.testing.assert_allclose(logs["label_loss"], np.mean(label * weights), rtol=1e-5)
+    if kind.startswith("tokens"):
+        expected = np.mean(label * PER_TOKEN), np.mean(soft * PER_TOKEN)
+    else:
+        weights = PER_SAMPLE[:, None]
+        expected = np.mean(label * weights), np.mean((soft * weights)[REAL])
+    data = tf.data.Dataset.from_tensors((x, y, WEIGHTS[kind]))
+    logs = model.evaluate(data, verbose=0, return_dict=True)
+    found = logs["label_loss"], logs["kd_loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_weights_of_samples_without_labels():
+    teacher, student = token_network(8), token_network(4)
+    model = compiled(teacher, student, None, None)
+    x = padded_batch(7)
+    logits = [reference.f64(net(x)) for net in (teacher, student)]
+    soft = reference.soft_target_crossentropy(*logits, 3.0)
+    data = tf.data.Dataset.from_tensors((x, None, PER_SAMPLE))
+    logs = model.evaluate(data, verbose=0, return_dict=True)
+    expected = np.mean((soft * PER_SAMPLE[:, None])[REAL])
+    np.testing.assert_allclose(logs["kd_loss"], expected, rtol=1e-5)
 
 
 def test_padding_is_kept_out_of_the_soft_targets_of_tokens_too():
