@@ -44,7 +44,7 @@ def record(folder, settings, **found):
     """Write the results of a run to `results.json`, with its command and versions."""
     program, *given = sys.argv
     # The folders of this machine do not belong in the published command.
-    for place in {"--folder", "--data-dir"}.intersection(given):
+    for place in {"--folder", "--data-dir", "--teacher"}.intersection(given):
         at = given.index(place)
         del given[at : at + 2]
     results = {

@@ -145,3 +145,49 @@ def test_the_search_compares_its_winner_with_the_paper(tmp_path):
     student = keras.saving.load_model(tmp_path / "student.keras")
     assert student.count_params() == 20_614
     assert (tmp_path / "search.png").stat().st_size > 10_000
+
+
+def write_resnet56(path):
+    """An untrained teacher, in a file like that of the public one."""
+    drawn = np.random.default_rng(0)
+    arrays = {}
+
+    def block(name, number, filters, channels):
+        shape = (filters, channels, 3, 3)
+        arrays[f"{name}conv{number}.weight"] = drawn.normal(0, 0.1, shape)
+        for kind in ("weight", "running_var"):
+            arrays[f"{name}bn{number}.{kind}"] = np.ones(filters)
+        for kind in ("bias", "running_mean"):
+            arrays[f"{name}bn{number}.{kind}"] = np.zeros(filters)
+
+    block("", 1, 16, 3)
+    channels = 16
+    for stage, filters in enumerate((16, 32, 64)):
+        for i in range(9):
+            block(f"layer{stage + 1}.{i}.", 1, filters, channels)
+            block(f"layer{stage + 1}.{i}.", 2, filters, filters)
+            channels = filters
+    arrays["linear.weight"] = drawn.normal(0, 0.1, (10, 64))
+    arrays["linear.bias"] = np.zeros(10)
+    np.savez(path, **arrays)
+
+
+FEW = """
+import numpy as np
+rng = np.random.default_rng(0)
+images = rng.normal(size=(20, 32, 32, 3)).astype("float32"), rng.integers(10, size=20)
+few_images.load_images = lambda data_dir, part: images
+few_images.VIEWS = 1
+"""
+
+
+def test_few_images(tmp_path):
+    write_resnet56(tmp_path / "resnet56.npz")
+    options = ["--teacher", "resnet56.npz", "--images", "20", "--epochs", "3"]
+    options += ["--hint-weights", "auto", "1", "--folder", "."]
+    options += ["--methods", "plain", "joint", "hint-kd", "--threads", "1"]
+    _, found = run(tmp_path, "few_images", *options, first=FEW)
+    settings = [(row["method"], row["hint_weight"]) for row in found["results"]]
+    assert settings == [
+        *[("plain", "auto"), ("joint", "auto"), ("joint", 1.0), ("hint-kd", "auto")]
+    ]
