@@ -75,8 +75,9 @@ class Job:
             shuffle=True,
         )
 
-    def count_steps(self, epochs):
-        return max(epochs * -(-self.options.images // BATCH), 1)
+    def rate(self, first, epochs):
+        steps = max(epochs * -(-self.options.images // BATCH), 1)
+        return keras.optimizers.schedules.CosineDecay(first, steps)
 
     def train_student(self, method, seed, settings):
         """Return the accuracy of a student, and its logs."""
@@ -87,33 +88,29 @@ class Job:
         left = epochs - hint_epochs
         has_hints = method not in ("plain", "kd")
         student = resnets.create_resnet8()
-        lambda_ = 0.0 if method == "plain" else settings["lambda"]
         distiller = kf.Distiller(
             self.teacher,
             student,
             self.hints if has_hints else None,
             temperature=settings["temperature"],
-            lambda_=lambda_,
+            lambda_=settings["lambda"],
             hint_weight=settings["hint_weight"],
         )
-        rate = keras.optimizers.schedules.CosineDecay(0.05, self.count_steps(left))
-        distiller.compile(keras.optimizers.SGD(rate, momentum=0.9), LOSS)
+        optimizer = keras.optimizers.SGD(self.rate(0.05, left), momentum=0.9)
+        distiller.compile(optimizer, LOSS)
         callbacks = []
-        if lambda_ and settings["lambda_end"] is not None:
-            annealing = kf.LambdaAnnealing(lambda_, settings["lambda_end"], left)
-            callbacks.append(annealing)
+        if settings["lambda"] and settings["lambda_end"] is not None:
+            ends = settings["lambda"], settings["lambda_end"]
+            callbacks.append(kf.LambdaAnnealing(*ends, left))
         title = f"{method}, {settings}, seed {seed}"
         last = "joint" if method.endswith("joint") else "kd"
         stages = [kf.Stage(last, left, callbacks=[study.Bar(title, left)])]
         if hint_epochs:
-            rate = keras.optimizers.schedules.CosineDecay(
-                1e-3, self.count_steps(hint_epochs)
-            )
             bar = study.Bar(f"{title}, stage 1", hint_epochs)
             first = kf.Stage(
                 "hint",
                 hint_epochs,
-                optimizer=keras.optimizers.Adam(rate),
+                optimizer=keras.optimizers.Adam(self.rate(1e-3, hint_epochs)),
                 callbacks=[bar],
             )
             stages.insert(0, first)

@@ -14,7 +14,6 @@ from keras_fitnets.export.converters import Conversion
 from keras_fitnets.export.export_model import build_export_model
 from keras_fitnets.export.result import Exported
 from keras_fitnets.inspection import graph
-from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.inspection.multiplications import multiplications
 from keras_fitnets.runtimes.arrays import by_input_name
 from keras_fitnets.runtimes.arrays import check_inputs
@@ -107,7 +106,7 @@ def export_student(
     path = Path(path)
     _check_options(path, quantize, representative_data, tolerance, int8_io)
     _check_path(path)
-    student = check_built(_load_student(source))
+    student = graph.check_built(_load_student(source))
     calibration_x, x, y = None, None, None
     if representative_data is not None:
         calibration_x, _ = to_arrays(representative_data)

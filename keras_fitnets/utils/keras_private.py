@@ -78,11 +78,17 @@ def get_producer(tensor: Any) -> Producer | None:
     successor of Keras 2's `get_output_at`; its authors name `_inbound_nodes`, see
     https://github.com/keras-team/keras/issues/20267.
     """
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
+    node = _get_node(tensor)
+    if node is None:
         return None
-    node = history.operation._inbound_nodes[history.node_index]
+    history = tensor._keras_history
     return Producer(history.operation, node.input_tensors, history.tensor_index)
+
+
+def _get_node(tensor: Any) -> Any:
+    """Return the call of an operation that made a symbolic tensor, or None."""
+    history = getattr(tensor, "_keras_history", None)
+    return history and history.operation._inbound_nodes[history.node_index]
 
 
 # ── What is in a network ────────────────────────────────────────────────────────────
@@ -120,11 +126,8 @@ def hold_constants_as_arrays(network: keras.Model) -> Iterator[None]:
 
     replaced, seen, tensors = [], set(), keras.tree.flatten(network.outputs)
     while tensors:
-        history = getattr(tensors.pop(), "_keras_history", None)
-        if history is None:
-            continue
-        node = history.operation._inbound_nodes[history.node_index]
-        if id(node) in seen:
+        node = _get_node(tensors.pop())
+        if node is None or id(node) in seen:
             continue
         seen.add(id(node))
         arguments = node.arguments
@@ -133,7 +136,7 @@ def hold_constants_as_arrays(network: keras.Model) -> Iterator[None]:
         replaced.append((node, arguments))
         tensors.extend(node.input_tensors)
         # A nested network has a graph of its own.
-        tensors.extend(keras.tree.flatten(getattr(history.operation, "outputs", [])))
+        tensors.extend(keras.tree.flatten(getattr(node.operation, "outputs", [])))
     try:
         yield
     finally:

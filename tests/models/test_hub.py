@@ -28,16 +28,20 @@ SIZES = (2, 1)
 # Networks, of size 1 or 2
 
 
-def create_resnet(size, **options):
-    backbone = hub.ResNetBackbone(
+def create_resnet_backbone(size, blocks):
+    return hub.ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[3],
         stackwise_num_filters=[64, 16 * size],
-        stackwise_num_blocks=[size, 1],
+        stackwise_num_blocks=blocks,
         stackwise_num_strides=[1, 2],
         block_type="basic_block",
         image_shape=SHAPE,
     )
+
+
+def create_resnet(size, **options):
+    backbone = create_resnet_backbone(size, [size, 1])
     return hub.ResNetImageClassifier(backbone, CLASSES, **options)
 
 
@@ -47,15 +51,7 @@ def create_vit(size):
 
 
 def create_deeplab(size):
-    encoder = hub.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[3],
-        stackwise_num_filters=[64, 16 * size],
-        stackwise_num_blocks=[1, size],
-        stackwise_num_strides=[1, 2],
-        block_type="basic_block",
-        image_shape=SHAPE,
-    )
+    encoder = create_resnet_backbone(size, [1, size])
     backbone = hub.DeepLabV3Backbone(
         encoder, "P3", 2, [2, 4], "P2", 8, image_shape=SHAPE
     )
@@ -137,8 +133,8 @@ def texts(has_segments=False, padding_token=0):
     return x, mask.astype("float32")
 
 
-def create_distiller(create, hints="middle"):
-    return journey.create_distiller(*map(create, SIZES), hints)
+def create_distiller(create):
+    return journey.create_distiller(*map(create, SIZES), "middle")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +221,7 @@ def test_litert_needs_texts_of_a_fixed_length(create, tmp_path):
     journey.check_export(fixed, x, tmp_path, [".tflite"])
 
 
-def test_a_preprocessor_is_applied_or_refused(tmp_path):
+def test_a_preprocessor_is_applied_or_refused():
     """`fit` and `predict` of a task apply it, a Distiller does not."""
     converter = keras_hub.layers.ResNetImageConverter(
         image_size=SHAPE[:2], scale=1 / 255
