@@ -31,6 +31,7 @@ def hurry():
     the thread that tunes it: always some milliseconds, and now and then half a minute.
     """
     import tensorflow as tf
+    from tensorflow.python import pywrap_tfe
     from tensorflow.python.data.ops import dataset_ops
 
     def without_tuning(dataset):
@@ -42,6 +43,10 @@ def hurry():
     dataset_ops.DatasetV2._apply_debug_options = without_tuning
     # Optimising a graph takes longer than the few steps that a test runs of it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    # With each seed that is set TensorFlow forgets the kernels of all operations, since
+    # some hold a state of random numbers. Those that Keras uses are stateless, and to
+    # make the others again takes a quarter of the tests' time.
+    pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
 
 def _redirect(descriptor, path):

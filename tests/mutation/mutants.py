@@ -121,8 +121,9 @@ class Mutant:
 def make_mutants(module: str, source: str) -> list[Mutant]:
     """The mutants of a module, from its first line to its last.
 
-    Left out are type annotations, `raise` statements (the texts of errors), what does
-    not compile, and what compiles to the same as the module or another mutant.
+    Left out are type annotations, `raise` statements (the texts of errors), the
+    `strict=True` of `zip` (a check that two lists are as long as they always are), what
+    does not compile, and what compiles to the same as the module or another mutant.
     Strings, and with them docstrings and `__all__`, no operator changes.
     """
     tree = ast.parse(source)
@@ -167,7 +168,8 @@ def _operators() -> Iterator[tuple[str, Operator]]:
 
 def _ignored_spans(tree: ast.AST, source: str) -> Iterator[tuple]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Raise):
+        is_strict = isinstance(node, ast.keyword) and node.arg == "strict"
+        if isinstance(node, ast.Raise) or is_strict:
             yield _span(node, source)
         for name in ("annotation", "returns"):
             annotation = getattr(node, name, None)

@@ -19,8 +19,12 @@ SHORT += ["--hint-epochs", "1", "--folder", "."]
 
 
 def run(folder, program, *arguments, first="", results="results.json"):
-    """Run a program; `first` is done to its module before."""
-    code = f"import sys, {program}\n{first}\n{program}.main(sys.argv[1:])"
+    """Run a program; `first` is done to its module before.
+
+    To trace the steps of all its trainings would take longer than to run the few.
+    """
+    eager = "import tensorflow\ntensorflow.config.run_functions_eagerly(True)"
+    code = f"import sys, {program}\n{eager}\n{first}\n{program}.main(sys.argv[1:])"
     environment = {"PATH": "", "HOME": str(folder), "PYTHONPATH": str(EXAMPLES)}
     done = processes.run(["-c", code, *arguments], folder, environment)
     assert done.returncode == 0, done.stderr
@@ -131,10 +135,8 @@ def test_cifar10(tmp_path, recipe):
 def test_the_search_compares_its_winner_with_the_paper(tmp_path):
     options = "--teacher-epochs 1 --hint-epochs 1 --kd-epochs 1 --batch-size 512"
     options += " --trials 2 --seeds 1 --finalists 2 --unseen-seeds 1 --folder ."
-    # A fifth of the images, without their shifted copies, in three steps an epoch: to
-    # trace the steps of seven trainings would take longer than to run them.
-    few = "digits_search.digits.add_shifted_copies = lambda *data: data\n"
-    few += "digits_search.study.tf.config.run_functions_eagerly(True)"
+    # A fifth of the images, without their shifted copies, in three steps an epoch.
+    few = "digits_search.digits.add_shifted_copies = lambda *data: data"
     _, results = run(tmp_path, "digits_search", *options.split(), first=few)
     assert len(results["trials"]) == len(results["finalists"]) == 2
     assert len({len(row["accuracy"]) for row in results["compared"].values()}) == 1
