@@ -108,19 +108,18 @@ def _create_marks(directory, keras):
 @contextlib.contextmanager
 def _mark_writing(marks):
     """Write marks before and after each checkpoint is written."""
-    import tensorflow as tf
+    from keras_fitnets.training.checkpoint_file import CheckpointFile
 
-    save = tf.train.CheckpointManager.save
+    write = CheckpointFile.write
 
-    def marked(manager, number):
+    def marked(file, number, *content):
         marks.put("writing", number)
-        saved = save(manager, number)
+        write(file, number, *content)
         marks.put("written", number)
-        return saved
 
-    tf.train.CheckpointManager.save = marked
+    CheckpointFile.write = marked
     yield
-    tf.train.CheckpointManager.save = save
+    CheckpointFile.write = write
 
 
 class Run:

@@ -1,12 +1,14 @@
 """A user's augmentation of one example: of inputs alone, or with labels and weights."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_fitnets.utils.lazy import tf
 from keras_fitnets.utils.tensors import flatten_present
 
 # What a function takes before its seed, for each number of these.

@@ -1,5 +1,7 @@
 """The examples to be cached: a dataset that must be the same in every pass."""
 
+from __future__ import annotations
+
 import itertools
 import zlib
 from collections.abc import Iterable
@@ -8,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.cache.augmentation import Augmentation
 from keras_fitnets.cache.augmentation import make_views
@@ -16,6 +17,7 @@ from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.validate_data import check_casts
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.utils.lazy import tf
 
 PARTS = ("inputs", "labels", "weights")
 

@@ -1,5 +1,7 @@
 """Columns on disk: NumPy files that appear whole or not at all, and a manifest."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import io
@@ -19,7 +21,8 @@ from typing import Any
 
 import filelock
 import numpy as np
-import tensorflow as tf
+
+from keras_fitnets.utils.lazy import tf
 
 LOCK = "writer.lock"
 # 64 MB: a killed writer loses little, and a disk reads and writes it at full speed.

@@ -1,11 +1,11 @@
 """The public function: from a Distiller and a dataset to a `CachedDataset`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import tensorflow as tf
 
 from keras_fitnets.cache.augmentation import Augmentation
 from keras_fitnets.cache.source import ExampleSource
@@ -16,6 +16,8 @@ from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.lazy import is_tf_dataset
+from keras_fitnets.utils.lazy import tf
 
 HINT_DTYPES = ("float16", "float32", "float64")
 
@@ -155,7 +157,7 @@ def _check_arguments(distiller: Any, dataset: Any, hint_dtype: str) -> None:
         raise ValueError(
             "`dataset` comes out of a cache already. Pass the one that it was made of."
         )
-    if not isinstance(dataset, tf.data.Dataset):
+    if not is_tf_dataset(dataset):
         raise TypeError(
             "`dataset` must be a tf.data.Dataset of batches; received a "
             f"{type(dataset).__name__}. Of arrays make one: "

@@ -1,15 +1,17 @@
 """Runs the teacher on batches of inputs and returns its outputs as arrays to store."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.distillation.teacher_outputs import find_cached
 from keras_fitnets.inspection import graph
+from keras_fitnets.utils.lazy import tf
 
 # TensorFlow cannot hold more than 2 GB of constants in a graph.
 MAX_CONSTANT_BYTES = 2**30

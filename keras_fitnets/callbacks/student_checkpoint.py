@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_fitnets import backend
 from keras_fitnets.distribution import multi_worker
 
 
@@ -46,13 +47,15 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
                 "StudentCheckpoint saves the student of a keras_fitnets.Distiller; it "
                 f"was given to {model!r}. Use keras.callbacks.ModelCheckpoint there."
             )
+        self._distiller = model
         # ModelCheckpoint saves its model, which is to be the student alone.
         super().set_model(model.student)
         # Several workers that write one file at the same time would damage it.
-        self._writes = multi_worker.is_chief(model.distribute_strategy)
+        self._writes = multi_worker.is_chief(backend.get_strategy(model))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._writes:
+            backend.sync_variables(self._distiller)
             super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

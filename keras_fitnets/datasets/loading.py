@@ -1,13 +1,14 @@
 """Load a dataset by its name, as a pipeline of images and labels."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.lazy import tf
 
 # Training, validation and test split, in the syntax of tensorflow-datasets.
 _SPLITS = {

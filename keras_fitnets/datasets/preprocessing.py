@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from keras_fitnets.utils.checks import check_number
+from keras_fitnets.utils.lazy import is_tf_dataset
 from keras_fitnets.utils.tensors import upcast_to_float32
 
 
@@ -177,7 +177,7 @@ def _fill_with_nan(shape: Any, dtype: Any = None) -> Any:
 
 
 def _iterate_batches(data: Any, batch_size: int) -> Any:
-    if not isinstance(data, tf.data.Dataset):
+    if not is_tf_dataset(data):
         array = np.asarray(data)
         for start in range(0, len(array), batch_size):
             yield array[start : start + batch_size]

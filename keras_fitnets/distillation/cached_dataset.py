@@ -1,5 +1,7 @@
 """A dataset whose batches carry the teacher's outputs, wherever they are stored."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 from collections.abc import Callable
@@ -12,10 +14,11 @@ from typing import Protocol
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import find_cached
+from keras_fitnets.utils.lazy import is_tf_dataset
+from keras_fitnets.utils.lazy import tf
 
 # A teacher output: the fingerprint of its network, and its name.
 Key = tuple[str, str]
@@ -235,8 +238,9 @@ class CachedDataset:
         return (cached,) if labels is None else (cached, labels)
 
 
-# What `fit` reads batch by batch, with a specification that can be checked before.
-DATASETS = (tf.data.Dataset, CachedDataset)
+def is_dataset(data: Any) -> bool:
+    """Whether `fit` reads data batch by batch, with a specification known before."""
+    return isinstance(data, CachedDataset) or is_tf_dataset(data)
 
 
 def is_among(column: str, keys: Collection[Key]) -> bool:

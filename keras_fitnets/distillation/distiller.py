@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from keras_fitnets import backend
 from keras_fitnets.distillation.cached_dataset import CachedDataset
 from keras_fitnets.distillation.compiled_loss import evaluate_compiled_loss
 from keras_fitnets.distillation.finite_guard import FiniteGuard
@@ -58,6 +58,7 @@ from keras_fitnets.utils.keras_private import serialize_loss
 from keras_fitnets.utils.network_state import load_state
 from keras_fitnets.utils.network_state import save_state
 from keras_fitnets.utils.tensors import convert_text
+from keras_fitnets.utils.tensors import find_widest_dtype
 from keras_fitnets.utils.tensors import flatten_present
 
 STAGES = ("hint", "kd", "joint")
@@ -94,6 +95,7 @@ class _FloatVariable:
         # Python passes None when the attribute is read from the class.
         if distiller is None:
             return self
+        backend.sync_variables(distiller)
         value = ops.convert_to_numpy(getattr(distiller, self._attribute))
         # NumPy prints the shortest decimal that rounds to this float32. That is the
         # number that was assigned: 0.1, where float() would give 0.10000000149.
@@ -101,7 +103,10 @@ class _FloatVariable:
 
     def __set__(self, distiller: Any, value: Any) -> None:
         variable = getattr(distiller, self._attribute)
-        variable.assign(check_number(self._name, value, self._sign))
+        value = check_number(self._name, value, self._sign)
+        # Otherwise the state that a step on JAX hands on would take its place again.
+        backend.sync_variables(distiller)
+        variable.assign(value)
 
 
 @keras.saving.register_keras_serializable(package="keras_fitnets")
@@ -418,6 +423,7 @@ class Distiller(FitsOnWorkers):
     @property
     def first_not_finite(self) -> tuple[int, list[str]] | None:
         """The first step in which a NaN or infinity was found, and where it was."""
+        backend.sync_variables(self)
         return self._finite_guard.first_failure()
 
     def _retrace_steps(self) -> None:
@@ -437,7 +443,7 @@ class Distiller(FitsOnWorkers):
 
     def _run_on_samples(self, run: Callable[[Any], Any], x: Any) -> Any:
         """Run networks on a batch, which may be empty on one of several replicas."""
-        if replicas.num_replicas() == 1:
+        if backend.num_replicas() == 1:
             return run(x)
         layers = graph.get_descendants(self.student)
         return replicas.run_on_samples(run, x, layers)
@@ -574,16 +580,39 @@ class Distiller(FitsOnWorkers):
 
     def _fingerprints(self) -> list[str]:
         """Return the fingerprint of each of the teacher's networks."""
-        # A digest needs the values of the weights, and within a trace variables are
-        # symbolic: `init_scope` leaves the trace.
-        with tf.init_scope():
+        # A digest needs the values of the weights.
+        with backend.outside_step():
             if self._get_fingerprints is None:
                 return self.teacher.fingerprints()
             return self._get_fingerprints()
 
     # ── The training step ─────────────────────────────────────────────────────────
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    # Keras passes a step the data, and on JAX the state of all variables before them.
+
+    def train_step(self, *args: Any) -> Any:
+        return backend.run_step(self, self._train, *args)
+
+    def test_step(self, *args: Any) -> Any:
+        return backend.run_step(self, self._test, *args)
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        # The rest of what a step reads belongs to no layer that Keras saves.
+        variables = super().non_trainable_variables
+        known = {id(variable) for variable in [*variables, *self.trainable_variables]}
+        others = backend.list_state(
+            [*self._list_teacher_variables(), *self._finite_guard.variables]
+        )
+        return [*variables, *(one for one in others if id(one) not in known)]
+
+    def _list_teacher_variables(self) -> list[Any]:
+        """Return the variables of the teacher's networks, each of them once."""
+        members = self.teacher.models
+        return list({id(v): v for model in members for v in model.variables}.values())
+
+    def _train(self, data: Any) -> dict[str, Any]:
+        """Train on a batch, and return the logs."""
         data = replicas.match_sizes(data)
         x, y, sample_weight, teacher_outputs = self._unpack(data)
         optimizer = self.optimizer
@@ -592,24 +621,20 @@ class Distiller(FitsOnWorkers):
             optimizer.build(self.trainable_variables)
         state = [*self._state(), *optimizer.variables]
         before = self._finite_guard.snapshot(state)
-        # Nothing else makes TensorFlow run the teacher before the student. If it ran
-        # them side by side, the activations that the student keeps for its gradients
-        # and those of the teacher would be in memory at the same time.
-        teacher_tensors = [
-            tensor
-            for tensor in tf.nest.flatten(teacher_outputs)
-            if tf.is_tensor(tensor)
-        ]
-        with tf.control_dependencies(teacher_tensors), tf.GradientTape() as tape:
+
+        def evaluate() -> tuple[Any, Any]:
             y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, True)
             # In half precision small gradients would underflow to zero: a
             # `LossScaleOptimizer` multiplies the loss and divides the gradients again.
             # Other optimizers return the loss as it is.
-            loss = optimizer.scale_loss(terms["loss"])
+            return optimizer.scale_loss(terms["loss"]), (y_pred, terms)
+
         variables = self._objective.trainable_variables(
             self.stage, self._active_pairs()
         )
-        gradients = tape.gradient(loss, variables)
+        gradients, (y_pred, terms) = backend.compute_gradients(
+            evaluate, variables, first=teacher_outputs
+        )
         self._apply(
             replicas.reduce_gradients(gradients, _batch_size(x), optimizer), variables
         )
@@ -629,7 +654,8 @@ class Distiller(FitsOnWorkers):
         )
         return self._log(x, y, y_pred, sample_weight, terms)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
+    def _test(self, data: Any) -> dict[str, Any]:
+        """Evaluate a batch, and return the logs."""
         data = replicas.match_sizes(data)
         x, y, sample_weight, teacher_outputs = self._unpack(data)
         y_pred, terms = self._evaluate(x, y, sample_weight, teacher_outputs, False)
@@ -650,9 +676,10 @@ class Distiller(FitsOnWorkers):
             teacher_outputs = self.lookup_teacher_outputs(x)
         else:
             stage, active = self.stage, self._active_pairs()
-            teacher_outputs = self._run_on_samples(
-                lambda x: self.teacher_outputs.compute(x, stage, active), x
-            )
+            with backend.no_gradients():
+                teacher_outputs = self._run_on_samples(
+                    lambda x: self.teacher_outputs.compute(x, stage, active), x
+                )
         return unwrap_inputs(x), y, sample_weight, teacher_outputs
 
     def _order_labels(self, y: Any, sample_weight: Any) -> tuple[Any, Any]:
@@ -707,7 +734,7 @@ class Distiller(FitsOnWorkers):
                 if self.stage == "joint" and self._is_hint_weight_per_position:
                     weight = weight / objective.count_positions(teacher_outputs, active)
             terms[term], weights[term] = value, weight
-        dtype = keras.backend.result_type(*(value.dtype for value in terms.values()))
+        dtype = find_widest_dtype(*(value.dtype for value in terms.values()))
         loss = sum(
             ops.cast(weight, dtype) * ops.cast(terms[term], dtype)
             for term, weight in weights.items()
@@ -739,7 +766,9 @@ class Distiller(FitsOnWorkers):
         # The factor is on the learning rate and not on the gradient: Adam and RMSprop
         # divide a gradient by its own size, so that a factor on it would cancel.
         with scale_learning_rate(self.optimizer, slow, self.learning_rate_factor):
-            self.optimizer.apply(gradients, variables)
+            backend.apply_gradients(
+                self.optimizer, gradients, variables, self.trainable_variables
+            )
 
     def _active_pairs(self) -> tuple[int, ...]:
         """Return the positions of the hint pairs that the stage uses."""
@@ -848,7 +877,7 @@ class Distiller(FitsOnWorkers):
         # which is outside any trace, a count of 0 means that there was no batch; the
         # logs would be zeros that look like results.
         count = self._trackers["loss"].count
-        is_after_epoch = tf.executing_eagerly() and replicas.num_replicas() == 1
+        is_after_epoch = not backend.is_traced() and backend.num_replicas() == 1
         if is_after_epoch and ops.convert_to_numpy(count) == 0:
             raise ValueError(
                 "The data gave no batch: there was nothing to learn from, or to "

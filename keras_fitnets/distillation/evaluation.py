@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from keras_fitnets import backend
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.output_specs import check_decided
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputs
@@ -228,7 +228,7 @@ class StudentEvaluator:
     def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
         """Return an output's logits for the whole ensemble, at the present τ."""
         members = [
-            ops.convert_to_tensor(member[output], "float64")
+            ops.convert_to_tensor(member[output], backend.widest_float())
             for member in teacher_outputs.logits
         ]
         teacher, temperature = self._distiller.teacher, self._distiller.temperature
@@ -260,19 +260,15 @@ class StudentEvaluator:
 
     def _trace(self, example: Any) -> Any:
         """Return `_run` as one graph for batches of any size like this one."""
+
         # Inputs that are None cannot be arguments of a graph: only the arrays are
         # passed, and put back into the structure inside.
-        specs = [
-            tf.TensorSpec((None, *array.shape[1:]), array.dtype)
-            for array in flatten_present(example)
-        ]
-
         def run(*tensors: Any) -> Any:
             remaining = iter(tensors)
             return self._run(_map_present(lambda _: next(remaining), example))
 
-        traced = tf.function(run, input_signature=specs, autograph=False)
-        return lambda x: traced(*flatten_present(x))
+        compiled = backend.compile_inference(run, flatten_present(example))
+        return lambda x: compiled(*flatten_present(x))
 
 
 def _choose_classes(logits: Any, activation: str) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_fitnets import backend
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distribution import replicas
 
@@ -55,6 +56,11 @@ class FiniteGuard:
             name="not_finite",
         )
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables that a step reads or assigns."""
+        return [self._found]
+
     def first_failure(self) -> tuple[int, list[str]] | None:
         """Return the first step since `reset` that was not finite, and the places."""
         step, *flags = keras.ops.convert_to_numpy(self._found)
@@ -70,7 +76,7 @@ class FiniteGuard:
 
     def snapshot(self, variables: Sequence[Any]) -> list[Any]:
         """Copy the values of variables before a step; nothing where it is off."""
-        return [tf.identity(v.value) for v in variables] if self.is_on else []
+        return [ops.copy(v.value) for v in variables] if self.is_on else []
 
     def check_and_rollback(
         self, step: Any, places: dict[str, Any], variables: Any, before: list[Any]
@@ -90,22 +96,22 @@ class FiniteGuard:
         found = {place: _has_not_finite(places.get(place)) for place in PLACES}
         # A logit of minus infinity rules a class out, which the losses understand. It
         # is a fault only where a loss is not finite either.
-        is_loss_bad = tf.reduce_max([found[term] for term in TERMS])
+        is_loss_bad = ops.max(ops.stack([found[term] for term in TERMS]))
         for place in _LOGITS:
-            is_nan = _has_not_finite(places.get(place), tf.math.is_nan)
-            found[place] = tf.maximum(is_nan, found[place] * is_loss_bad)
+            is_nan = _has_not_finite(places.get(place), ops.isnan)
+            found[place] = ops.maximum(is_nan, found[place] * is_loss_bad)
         # A replica sees its own part of the batch. All must decide alike, or their
         # copies of the weights would part: the flags are added up over the replicas.
         flags = replicas.all_reduce_sum([found[place] for place in PLACES])
-        is_bad = tf.add_n(flags) > 0
-        record = tf.stack([tf.cast(step.value, "float32"), *flags])
+        is_bad = sum(flags) > 0
+        record = ops.stack([ops.cast(step.value, "float32"), *flags])
         # Only the first bad step is kept; later ones are often its consequence.
-        is_first = tf.logical_and(is_bad, tf.equal(self._found.value[0], 0))
-        self._found.assign(tf.where(is_first, record, self._found.value))
+        is_first = ops.logical_and(is_bad, ops.equal(self._found.value[0], 0))
+        self._found.assign(ops.where(is_first, record, self._found.value))
         # A selection and not a condition: in a traced step a branch would make every
         # variable an input and an output of it, and XLA compiles a selection well.
         replicas.update_variables(
-            variables, before, lambda old, new, bad: tf.where(bad, old, new), is_bad
+            variables, before, lambda old, new, bad: ops.where(bad, old, new), is_bad
         )
 
 
@@ -120,17 +126,17 @@ def find_not_finite_weights(network: keras.Model) -> list[Any]:
 
 
 def _is_not_finite(tensor: Any) -> Any:
-    return tf.logical_not(tf.math.is_finite(tensor))
+    return ops.logical_not(ops.isfinite(tensor))
 
 
-def _has_not_finite(
-    tensors: Any, is_bad: Callable[[Any], Any] = _is_not_finite
-) -> tf.Tensor:
+def _has_not_finite(tensors: Any, is_bad: Callable[[Any], Any] = _is_not_finite) -> Any:
     """Return 1 if a float among the tensors is not finite, or bad otherwise, else 0."""
     flags = [
-        tf.reduce_any(is_bad(tensor))
+        ops.any(is_bad(tensor))
         # A sparse gradient is expanded: its values are looked at.
-        for tensor in tf.nest.flatten(tensors, expand_composites=True)
+        for tensor in backend.flatten_tensors(tensors)
         if "float" in str(getattr(tensor, "dtype", ""))
     ]
-    return tf.cast(tf.reduce_any(flags), "float32") if flags else tf.constant(0.0)
+    if not flags:
+        return ops.zeros((), "float32")
+    return ops.cast(ops.any(ops.stack(flags)), "float32")

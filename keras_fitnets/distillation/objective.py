@@ -50,6 +50,7 @@ from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.runtime_checks import check_same_shape
 from keras_fitnets.utils.tensors import cast_to_widest_dtype
 from keras_fitnets.utils.tensors import combine_masks
+from keras_fitnets.utils.tensors import divide_or_zero
 from keras_fitnets.utils.tensors import flatten_present
 from keras_fitnets.utils.tensors import zero_masked
 
@@ -446,7 +447,7 @@ class Objective:
         if weight is not None:
             values = values * ops.cast(_expand_to_rank(weight, values), values.dtype)
         # An empty replica, or one whose steps are all masked, has the mean 0 / 0.
-        return self._share(ops.divide_no_nan(ops.sum(values), count), count)
+        return self._share(divide_or_zero(ops.sum(values), count), count)
 
 
 def _has_steps(weight: Any) -> bool:

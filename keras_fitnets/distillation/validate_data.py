@@ -11,9 +11,9 @@ that. What Keras reports at once, as it does for `predict`, is left to it.
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_fitnets.distillation.cached_dataset import DATASETS
+from keras_fitnets import backend
+from keras_fitnets.distillation.cached_dataset import is_dataset
 from keras_fitnets.distillation.teacher_outputs import CachedInputs
 from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_labels import check_class_weight
@@ -26,6 +26,9 @@ from keras_fitnets.utils.checks import check_integer
 from keras_fitnets.utils.checks import check_whole_numbers
 from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.keras_private import is_validation_of_fit
+from keras_fitnets.utils.lazy import is_ragged
+from keras_fitnets.utils.lazy import is_tf_dataset
+from keras_fitnets.utils.lazy import tf
 from keras_fitnets.utils.tensors import flatten_present
 
 
@@ -86,7 +89,7 @@ def check_source(
     """
     # What the messages call the three parts of the data.
     arguments = [f"the {part} of {name}" for part in ("inputs", "labels", "weights")]
-    if isinstance(x, DATASETS):
+    if is_dataset(x):
         x, y, sample_weight = unpack_batch(name, _drop_none_specs(x.element_spec))
     elif isinstance(x, keras.utils.PyDataset):
         x, y, sample_weight = unpack_batch(name, x[0])
@@ -142,7 +145,7 @@ def check_casts(distiller: Any, argument: str, x: Any) -> None:
         expected, given = _match_inputs(graph.get_inputs(network), x)
         for array, one in zip(given, expected, strict=False):
             # Of a dataset there is a specification alone.
-            if hasattr(array, "dtype") and not isinstance(array, tf.TypeSpec):
+            if hasattr(array, "dtype") and hasattr(array, "__array__"):
                 owner = f"Network '{network.name}'"
                 check_whole_numbers(owner, argument, array, one.dtype)
 
@@ -161,7 +164,7 @@ def guard_casts(distiller: Any, name: str, data: Any) -> Any:
     Raises:
         ValueError: for the first batch.
     """
-    if not isinstance(data, tf.data.Dataset):
+    if not is_tf_dataset(data):
         return data
     spec = data.element_spec
     inputs = unpack_batch(name, spec)[0]
@@ -248,7 +251,7 @@ def _check_counts(options: dict[str, Any]) -> None:
 
 def _check_end(name: str, source: Any, steps: int | None, words: str) -> None:
     """Check that a source has batches, and an end unless `steps` are given."""
-    if isinstance(source, DATASETS):
+    if is_dataset(source):
         count = int(source.cardinality())
     elif isinstance(source, keras.utils.PyDataset):
         # Keras' word for a PyDataset without end is None.
@@ -274,11 +277,11 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
     XLA compiles the step for one shape of a replica's batch, and cannot run it on
     another.
     """
-    strategy = distiller.distribute_strategy
-    if not isinstance(strategy, tf.distribute.TPUStrategy):
+    strategy = backend.get_strategy(distiller)
+    if strategy is None or not isinstance(strategy, tf.distribute.TPUStrategy):
         return
     rest, remedy = 0, "Pass a tf.data.Dataset of full batches"
-    if isinstance(x, DATASETS):
+    if is_dataset(x):
         inputs = flatten_present(_drop_none_specs(x.element_spec))
         sizes = {shape[0] for one in inputs if (shape := get_shape(one))}
         remedy = "Use `.batch(size, drop_remainder=True)`"
@@ -300,7 +303,7 @@ def _check_static(distiller: Any, x: Any, batch_size: int | None) -> None:
 def _check_arrays(argument: str, values: list[Any]) -> None:
     """Check that each of these is an array, or the specification of one."""
     for value in values:
-        if isinstance(value, (tf.RaggedTensor, tf.RaggedTensorSpec)):
+        if is_ragged(value):
             raise TypeError(
                 f"Expected {argument} to be an array; received a ragged tensor. Pad it "
                 "to one length with `.to_tensor()`, and let a Masking layer, or "

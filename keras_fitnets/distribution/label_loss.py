@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_fitnets import backend
 from keras_fitnets.distribution import replicas
 from keras_fitnets.utils.keras_private import get_mask
+from keras_fitnets.utils.lazy import tf
 from keras_fitnets.utils.tensors import combine_masks
 
 _MEANS = ("sum_over_batch_size", "mean")
@@ -44,7 +45,7 @@ def compute_label_loss(
         ValueError: on several replicas, for a loss that is no mean, or that Keras
             cannot divide into the values of its samples.
     """
-    if replicas.num_replicas() == 1:
+    if backend.num_replicas() == 1:
         return loss(y, y_pred, sample_weight)
     _check_loss(loss)
     if not _is_by_sample(loss):
@@ -70,7 +71,7 @@ def compute_sample_values(
         call: calls it with tensors, and returns a value for each of their samples.
         tensors: what it compares, `(samples, ...)`.
     """
-    if replicas.num_replicas() == 1 or _is_of_samples(loss):
+    if backend.num_replicas() == 1 or _is_of_samples(loss):
         return call(*tensors)
     values = call(*replicas.gather(tensors))
     return replicas.take_own(values, tf.shape(tensors[0])[0])
@@ -80,7 +81,7 @@ def _check_loss(loss: Any) -> None:
     """Raise if a loss has no defined value on several replicas."""
     if loss.reduction in ("sum", "none", None):
         raise ValueError(
-            f"On {replicas.num_replicas()} replicas a label loss must be a mean over "
+            f"On {backend.num_replicas()} replicas a label loss must be a mean over "
             f"the samples; {loss!r} has reduction={loss.reduction!r}. Leave "
             "`reduction` at its default, and scale the loss by `loss_weights` if it "
             "should be larger."
@@ -89,7 +90,7 @@ def _check_loss(loss: Any) -> None:
     # could not be seen what the class has made of it.
     if not _is_known(type(loss).__call__):
         raise ValueError(
-            f"On {replicas.num_replicas()} replicas a label loss must leave the mean "
+            f"On {backend.num_replicas()} replicas a label loss must leave the mean "
             f"to Keras, or take it in `call`; {type(loss).__name__} defines "
             "`__call__`. Rename it to `call`."
         )
@@ -144,5 +145,5 @@ def _call_unscaled(
     value = listener(y, y_pred, sample_weight)
     mask = combine_masks(get_mask(y_pred), get_mask(values))
     if len(values.shape) > 0 or mask is not None or sample_weight is not None:
-        value *= replicas.num_replicas()
+        value *= backend.num_replicas()
     return value, mask

@@ -8,14 +8,18 @@ https://github.com/keras-team/keras/issues/20585; when Keras has mended them,
 `tests/distribution/test_multi_worker.py` fails and says what to delete.
 """
 
+from __future__ import annotations
+
 import zlib
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+from keras_fitnets import backend
+from keras_fitnets.utils.lazy import tf
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
+def is_chief(strategy: Any) -> bool:
     """Whether this process is the one of several that writes to disk."""
     if not _is_multi_process(strategy):
         return True
@@ -26,9 +30,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "chief" if has_chief else is_first_worker
 
 
-def check_agreement(
-    strategy: tf.distribute.Strategy, seen: Any, directory: str
-) -> None:
+def check_agreement(strategy: Any, seen: Any, directory: str) -> None:
     """Compare what the processes have found on disk.
 
     Args:
@@ -60,12 +62,14 @@ def check_agreement(
 def step_results(logs: dict[str, Any]) -> dict[str, Any]:
     """Return a step's logs with the axis over which Keras averages over workers."""
     # Keras averages over axis 0, and a scalar has none: see the top of this module.
-    if not _is_multi_process(tf.distribute.get_strategy()):
+    if not _is_multi_process(backend.get_strategy()):
         return logs
     return keras.tree.map_structure(lambda log: tf.expand_dims(log, 0), logs)
 
 
-def _is_multi_process(strategy: tf.distribute.Strategy) -> bool:
+def _is_multi_process(strategy: Any) -> bool:
+    if strategy is None:
+        return False
     # Without TF_CONFIG this strategy runs in one process, with an empty cluster.
     is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return is_multi_worker and bool(strategy.cluster_resolver.cluster_spec().as_dict())

@@ -25,6 +25,8 @@ by zero (0 · NaN is NaN):
 Keras 3.15 does none of this: https://github.com/tensorflow/tensorflow/issues/41657.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -32,21 +34,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_fitnets import backend
 from keras_fitnets.utils.keras_private import get_logits
 from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.keras_private import set_mask_and_logits
 from keras_fitnets.utils.keras_private import wrap_layers
+from keras_fitnets.utils.lazy import tf
 
 
-def num_replicas() -> int:
-    """Return how many replicas run the step."""
-    # Keras builds losses and metrics in the strategy's scope before the first step,
-    # where no replica runs and there is nothing to add up.
-    if tf.distribute.in_cross_replica_context():
-        return 1
-    return tf.distribute.get_strategy().num_replicas_in_sync
+def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """Make variables in this block on the devices that a model is trained on."""
+    strategy = backend.get_strategy(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def check_scope(student: keras.Model, teachers: Sequence[keras.Model]) -> None:
@@ -59,7 +59,9 @@ def check_scope(student: keras.Model, teachers: Sequence[keras.Model]) -> None:
     Raises:
         ValueError: naming the network, and the scope to create it in.
     """
-    strategy = tf.distribute.get_strategy()
+    strategy = backend.get_strategy()
+    if strategy is None:
+        return
     # Variables can be read from any device, so a teacher may be created anywhere. A TPU
     # is the exception: its step can only read what is in the TPU's own memory.
     on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
@@ -75,7 +77,7 @@ def check_scope(student: keras.Model, teachers: Sequence[keras.Model]) -> None:
 
 def all_reduce_sum(values: Any) -> Any:
     """Return the sums over the replicas of a structure of tensors."""
-    if num_replicas() == 1:
+    if backend.num_replicas() == 1:
         return values
     context = tf.distribute.get_replica_context()
     # One by one, because a single call takes tensors of one dtype only.
@@ -92,7 +94,7 @@ def replica_share(mean: Any, items: Any) -> Any:
     Returns:
         mean · items / Σ items, or 0 if the replica is empty.
     """
-    if num_replicas() == 1:
+    if backend.num_replicas() == 1:
         return mean
     items = tf.cast(items, mean.dtype)
     share = tf.math.divide_no_nan(items, all_reduce_sum(items))
@@ -147,9 +149,11 @@ def run_on_samples(
     Returns:
         The outputs of `run` for the samples in `x`: of an empty batch, empty ones.
     """
+    if backend.num_replicas() == 1:
+        return run(x)
     dense = [t for t in keras.tree.flatten(x) if isinstance(t, tf.Tensor)]
     # A batch of a size that is known when the step is traced is not empty.
-    if num_replicas() == 1 or not dense or dense[0].shape[0] is not None:
+    if not dense or dense[0].shape[0] is not None:
         return run(x)
     samples = tf.shape(dense[0])[0]
 
@@ -184,7 +188,7 @@ def match_sizes(data: Any) -> Any:
     Of an image size that is unknown until a batch comes, `(None, None, None, 3)`,
     TensorFlow makes an empty batch of shape `(0, 0, 0, 3)`.
     """
-    if num_replicas() == 1:
+    if backend.num_replicas() == 1:
         return data
     context = tf.distribute.get_replica_context()
 
@@ -216,7 +220,7 @@ def sync_state_updates(variables: Sequence[Any], samples: Any) -> Iterator[None]
         variables: all variables that layers may read or assign inside the block.
         samples: how many samples this replica has, a scalar.
     """
-    if num_replicas() == 1:
+    if backend.num_replicas() == 1:
         yield
         return
     # In a stateless scope an assignment only notes the new value, so that it can still
@@ -254,7 +258,7 @@ def reduce_gradients(own: Sequence[Any], samples: Any, optimizer: Any) -> list[A
         samples: how many samples this replica has, a scalar.
         optimizer: the optimizer that will apply them.
     """
-    if num_replicas() == 1:
+    if backend.num_replicas() == 1:
         return list(own)
 
     def zero_if_empty(gradient: tf.Tensor) -> tf.Tensor:
@@ -298,6 +302,10 @@ def update_variables(
                 group=False,
             )
 
+    if backend.get_strategy() is None:
+        for variable, old in zip(variables, before, strict=True):
+            variable.assign(get_value(old, variable.value, *args))
+        return
     # A mirrored variable can only be assigned in the cross-replica context, which the
     # replicas enter together by a merge call.
     context = tf.distribute.get_replica_context()

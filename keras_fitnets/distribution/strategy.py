@@ -4,6 +4,8 @@ What TensorFlow itself reports about a wrong TF_CONFIG is passed on. Checked her
 only what it would not report: where it would wait for ever, or train alone in silence.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import os
@@ -12,10 +14,9 @@ import socket
 from typing import Any
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.errors import shorten
+from keras_fitnets.utils.lazy import tf
 
 NAMES = ("auto", "none", "mirrored", "multi_worker", "tpu")
 

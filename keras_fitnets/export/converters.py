@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.multiplications import unrolled
@@ -20,6 +19,7 @@ from keras_fitnets.runtimes.arrays import num_samples
 from keras_fitnets.runtimes.arrays import take
 from keras_fitnets.utils.errors import import_optional
 from keras_fitnets.utils.keras_private import hold_constants_as_arrays
+from keras_fitnets.utils.lazy import tf
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 

@@ -4,6 +4,8 @@ One forward pass is traced into a TensorFlow graph, and TensorFlow's profiler ad
 what it knows of each operation. Nothing is computed, and no weight is read.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 import re
@@ -12,11 +14,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.utils.checks import is_text_dtype
+from keras_fitnets.utils.lazy import tf
 
 # The profiler counts two operations, a multiplication and an addition, for each
 # product in these.

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_whole_numbers
 from keras_fitnets.utils.checks import is_text_dtype
+from keras_fitnets.utils.lazy import is_tf_dataset
+from keras_fitnets.utils.lazy import tf
 
 
 class InputInfo(NamedTuple):
@@ -42,7 +43,7 @@ def to_arrays(data: Any) -> tuple[Any, Any]:
             the dataset is endless, if the tuple is longer than `(x, y)`, or if the
             labels are more than one array.
     """
-    if isinstance(data, tf.data.Dataset):
+    if is_tf_dataset(data):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 "The dataset repeats without end. Take some batches of it: "

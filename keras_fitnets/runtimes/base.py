@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.inspection import graph
 from keras_fitnets.runtimes.arrays import InputInfo
@@ -20,6 +19,7 @@ from keras_fitnets.runtimes.arrays import num_samples
 from keras_fitnets.runtimes.arrays import take
 from keras_fitnets.utils.checks import is_text_dtype
 from keras_fitnets.utils.errors import shorten
+from keras_fitnets.utils.lazy import tf
 
 
 class Runner(NamedTuple):

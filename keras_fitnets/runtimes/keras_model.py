@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.inspection import graph
@@ -16,6 +15,7 @@ from keras_fitnets.runtimes.arrays import describe_inputs
 from keras_fitnets.runtimes.base import Runner
 from keras_fitnets.utils.checks import check_whole_numbers
 from keras_fitnets.utils.errors import shorten
+from keras_fitnets.utils.lazy import tf
 
 
 def load_keras_model(path: Path) -> keras.Model:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.runtimes.arrays import InputInfo
 from keras_fitnets.runtimes.base import Runner
 from keras_fitnets.runtimes.base import make_run
+from keras_fitnets.utils.lazy import tf
 
 _SIGNATURE = "serving_default"
 

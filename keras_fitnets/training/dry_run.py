@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_fitnets.distillation.cached_dataset import DATASETS
+from keras_fitnets import backend
+from keras_fitnets.distillation.cached_dataset import is_dataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.validate_data import check_source
 from keras_fitnets.distillation.validate_data import is_source
@@ -179,7 +180,8 @@ def dry_run(
     is_eager = distiller.run_eagerly
     # Tracing takes longer than one eager step on one sample. On several replicas the
     # step must be traced: TensorFlow distributes nothing eagerly.
-    is_single = distiller.distribute_strategy.num_replicas_in_sync == 1
+    strategy = backend.get_strategy(distiller)
+    is_single = strategy is None or strategy.num_replicas_in_sync == 1
     distiller.run_eagerly = is_single or is_eager
     try:
         for kind, names in monitors.items():
@@ -214,7 +216,7 @@ def _check_monitors(kind: str, names: set[str], logs: dict[str, Any]) -> None:
 
 def _check_readable(name: str, source: Any) -> None:
     """Raise for a generator: each stage reads the data, and this check does."""
-    is_repeatable = isinstance(source, (*DATASETS, keras.utils.PyDataset))
+    is_repeatable = is_dataset(source) or isinstance(source, keras.utils.PyDataset)
     if not is_repeatable and is_source(source):
         raise TypeError(
             f"{name} is read in both stages, and {source!r} may be read only once. "
@@ -228,7 +230,7 @@ def _take_batch(
     """Take the first batch of a dataset, or the first `size` samples of arrays."""
     if isinstance(x, keras.utils.PyDataset):
         return unpack_batch(name, x[0])
-    if isinstance(x, DATASETS):
+    if is_dataset(x):
         for batch in x:
             return unpack_batch(name, batch)
         raise ValueError(

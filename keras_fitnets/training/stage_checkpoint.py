@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import zipfile
@@ -12,11 +11,16 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_fitnets import backend
 from keras_fitnets.distillation.finite_guard import find_not_finite_weights
 from keras_fitnets.distillation.objective import TERMS
 from keras_fitnets.distribution import multi_worker
+from keras_fitnets.distribution import replicas
+from keras_fitnets.training.checkpoint_file import CheckpointFile
+from keras_fitnets.training.checkpoint_file import from_storable
+from keras_fitnets.training.checkpoint_file import to_storable
 from keras_fitnets.utils.keras_private import get_keras_arguments
 
 
@@ -48,7 +52,7 @@ class BestWeights(keras.callbacks.EarlyStopping):
 
 
 class StageCheckpoint(keras.callbacks.Callback):
-    """Saves a stage after every epoch with `tf.train.CheckpointManager`.
+    """Saves a stage after every epoch.
 
     A checkpoint holds the student, the regressors, λ, τ, the optimizer, the logs of
     the epochs so far and the state of the other callbacks, but nothing of the teacher.
@@ -74,19 +78,12 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._fresh: list[dict[str, str]] = []
         self._saved: list[dict[str, Any]] = []
         self._settings = json.loads(json.dumps(settings, default=str))
-        self._state = _PackedState()
         # `variables` includes the states of random seeds, which `weights` leaves out:
         # without them dropout would draw other masks after a resume.
-        variables = [*distiller.variables, *distiller.optimizer.variables]
-        checkpoint = tf.train.Checkpoint(
-            variables=[variable.value for variable in variables], state=self._state
-        )
+        self._variables = [*distiller.variables, *distiller.optimizer.variables]
         try:
-            tf.io.gfile.makedirs(str(directory))
-            self._manager = tf.train.CheckpointManager(
-                checkpoint, directory, max_to_keep=1
-            )
-        except (OSError, tf.errors.OpError) as error:
+            self._file = CheckpointFile(directory)
+        except OSError as error:
             raise ValueError(
                 "`checkpoint_dir` must be a directory that can be written to; "
                 f"'{directory.parent}' cannot: {error}. Pass another."
@@ -103,22 +100,21 @@ class StageCheckpoint(keras.callbacks.Callback):
             ValueError: if it belongs to another run, naming what differs, if it is
                 damaged, or if not all workers see the same one.
         """
-        latest = self._manager.latest_checkpoint
+        latest, directory = self._file.find(), str(self._file.directory)
         multi_worker.check_agreement(
-            self._distiller.distribute_strategy, latest, self._manager.directory
+            backend.get_strategy(self._distiller), latest, directory
         )
         if latest is None:
             return
         try:
-            # Read the settings alone first: variables of other shapes would not load,
-            # and the message should name the setting that differs.
-            tf.train.Checkpoint(state=self._state).restore(latest).expect_partial()
-            saved, arrays = self._state.unpack()
+            saved, arrays = self._file.read(latest)
         except _DAMAGE_ERRORS as error:
             raise _describe_damage(latest) from error
-        _check_same(self._manager.directory, saved["settings"], self._settings)
+        # Variables of other shapes would not load, and the message should name the
+        # setting that differs.
+        _check_same(directory, saved["settings"], self._settings)
         try:
-            self._manager.checkpoint.restore(latest).assert_consumed()
+            self._assign_variables(arrays)
         except _DAMAGE_ERRORS as error:
             raise _describe_damage(latest) from error
         self.logs, self.epoch = saved["logs"], saved["epoch"]
@@ -150,6 +146,18 @@ class StageCheckpoint(keras.callbacks.Callback):
         self.done = True
         self._save()
 
+    def _assign_variables(self, arrays: dict[str, np.ndarray]) -> None:
+        """Set the variables to their saved values, all of them or none."""
+        values = [
+            from_storable(
+                arrays[f"variable {i}"], ops.convert_to_numpy(variable).dtype
+            ).reshape(variable.shape)
+            for i, variable in enumerate(self._variables)
+        ]
+        with replicas.enter_scope(self._distiller):
+            for variable, value in zip(self._variables, values, strict=True):
+                variable.assign(value)
+
     def _restore_callbacks(self) -> None:
         """Set the attributes of the callbacks to their saved values."""
         for callback, known in zip(self._callbacks, self._saved, strict=False):
@@ -158,7 +166,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._saved = []
 
     def _save(self) -> None:
-        if not multi_worker.is_chief(self._distiller.distribute_strategy):
+        if not multi_worker.is_chief(backend.get_strategy(self._distiller)):
             return
         arrays: dict[str, np.ndarray] = {}
         known = [_get_callback_state(callback, arrays) for callback in self._callbacks]
@@ -167,7 +175,10 @@ class StageCheckpoint(keras.callbacks.Callback):
             for now, fresh in zip(known, self._fresh, strict=True)
         ]
         text = json.dumps(changed)
-        self._state.pack(
+        values = [ops.convert_to_numpy(variable) for variable in self._variables]
+        # The end of a stage has a number of its own, one beyond the last epoch.
+        self._file.write(
+            self.epoch + 1 if self.done else self.epoch,
             {
                 "settings": self._settings,
                 "logs": self.logs,
@@ -176,11 +187,9 @@ class StageCheckpoint(keras.callbacks.Callback):
                 "done": self.done,
                 "callbacks": changed,
             },
-            {digest: array for digest, array in arrays.items() if digest in text},
+            {digest: array for digest, array in arrays.items() if digest in text}
+            | to_storable(values, "variable"),
         )
-        # The end of a stage has a number of its own, one beyond the last epoch. Saving
-        # under the same number would overwrite the checkpoint while writing it.
-        self._manager.save(self.epoch + 1 if self.done else self.epoch)
 
     def _check_numbers(self, epoch: int, logs: dict[str, Any]) -> None:
         """Raise before NaN or infinity would replace a checkpoint without them."""
@@ -194,46 +203,17 @@ class StageCheckpoint(keras.callbacks.Callback):
             kept = f"that of epoch {self.epoch}" if self.epoch else "none yet"
             raise FloatingPointError(
                 f'Stage "{self.model.stage}" was stopped after epoch {epoch + 1}: '
-                f"{', '.join(bad)}. The checkpoint in '{self._manager.directory}' is "
+                f"{', '.join(bad)}. The checkpoint in '{self._file.directory}' is "
                 f"from before it: {kept}. Pass callbacks=[kf.CheckNumerics()] to learn "
                 "in which step it begins, and from what."
             )
 
 
-class _PackedState(tf.train.experimental.PythonState):
-    """JSON and arrays stored inside a TensorFlow checkpoint."""
-
-    def __init__(self) -> None:
-        self._bytes = b""
-
-    def serialize(self) -> bytes:
-        return self._bytes
-
-    def deserialize(self, string_value: bytes) -> None:
-        self._bytes = string_value
-
-    def pack(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Store a JSON-like content, and arrays by name."""
-        buffer = io.BytesIO()
-        arrays = {"content": np.array(json.dumps(content)), **arrays}
-        np.savez(buffer, allow_pickle=False, **arrays)
-        self._bytes = buffer.getvalue()
-
-    def unpack(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the content and the arrays that were packed."""
-        with np.load(io.BytesIO(self._bytes), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return json.loads(str(arrays.pop("content"))), arrays
+_DAMAGE_ERRORS = (zipfile.BadZipFile, OSError, EOFError, ValueError, LookupError)
 
 
-_DAMAGE_ERRORS = (
-    *(tf.errors.OpError, zipfile.BadZipFile, OSError, EOFError),
-    *(ValueError, LookupError, AssertionError),
-)
-
-
-def _describe_damage(latest: str) -> ValueError:
-    directory = Path(latest).parent
+def _describe_damage(latest: Path) -> ValueError:
+    directory = latest.parent
     return ValueError(
         f"The checkpoint '{latest}' cannot be read: one of its files is damaged or "
         f"missing. Bring it back from a copy, or delete '{directory}' to train this "

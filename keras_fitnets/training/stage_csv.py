@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_fitnets import backend
 from keras_fitnets.distribution import multi_worker
+from keras_fitnets.utils.files import read_text
+from keras_fitnets.utils.files import replace_text
 
 # What a log is where a stage does not have it, as in Keras' own files.
 _MISSING = "NA"
@@ -59,17 +61,17 @@ class StageCSVLogger(keras.callbacks.Callback):
 
     def _read(self) -> list[dict[str, Any]]:
         """Return the rows of the file, each with all of its columns."""
-        if not tf.io.gfile.exists(self._path):
+        text = read_text(self._path)
+        if text is None:
             return []
-        with tf.io.gfile.GFile(self._path, "r") as file:
-            lines = file.read().splitlines()
+        lines = text.splitlines()
         rows = csv.DictReader(lines, delimiter=self._separator, restval=_MISSING)
         # A file that Keras' own callback has begun has no stages.
         return [{"stage": _MISSING, **row} for row in rows]
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.model is not None:
-            strategy = self.model.distribute_strategy
+            strategy = backend.get_strategy(self.model)
             # Several workers that write one file at the same time would damage it.
             if not multi_worker.is_chief(strategy):
                 return
@@ -83,11 +85,7 @@ class StageCSVLogger(keras.callbacks.Callback):
         if rows:
             writer.writeheader()
         writer.writerows(rows)
-        # Moved into place as a whole, so that a kill leaves no half of a file.
-        partial = f"{self._path}.new"
-        with tf.io.gfile.GFile(partial, "w") as file:
-            file.write(buffer.getvalue())
-        tf.io.gfile.rename(partial, self._path, overwrite=True)
+        replace_text(self._path, buffer.getvalue())
 
 
 def _format(value: Any) -> Any:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import keras
 
 from keras_fitnets.callbacks.schedules import Annealing
-from keras_fitnets.distillation.cached_dataset import DATASETS
+from keras_fitnets.distillation.cached_dataset import is_dataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import describe_layers
+from keras_fitnets.distribution import replicas
 from keras_fitnets.training import dry_run
 from keras_fitnets.training.optimizers import copy_optimizer
 from keras_fitnets.training.optimizers import describe_optimizer
@@ -390,7 +391,7 @@ def _fit_stage(
         factor = stage.learning_rate_factor
     if distiller.learning_rate_factor != factor:
         distiller.learning_rate_factor = factor
-    with distiller.distribute_strategy.scope():
+    with replicas.enter_scope(distiller):
         run.optimizer.build(distiller.trainable_variables)
     distiller.optimizer = run.optimizer
     history = keras.callbacks.History()
@@ -482,7 +483,7 @@ def _describe_run(
 
 def _measure_size(x: Any) -> Any:
     """The number of samples, or of batches in a dataset, negative if unknown."""
-    if isinstance(x, DATASETS):
+    if is_dataset(x):
         return int(x.cardinality())
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches
@@ -498,7 +499,7 @@ def _create_optimizer(
     In float16 it scales the loss, as `compile` would have it do: gradients below
     6e-8 round to zero there.
     """
-    with distiller.distribute_strategy.scope():
+    with replicas.enter_scope(distiller):
         if isinstance(optimizer, str):
             try:
                 optimizer = keras.optimizers.get(optimizer)

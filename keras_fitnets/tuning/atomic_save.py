@@ -1,12 +1,11 @@
 """Files of a KerasTuner search that are complete whenever the search is killed."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
-import tensorflow as tf
+
+from keras_fitnets.utils.files import replace_text
 
 
 def save_atomically(tuner: Any) -> Any:
@@ -39,22 +38,22 @@ def save_atomically(tuner: Any) -> Any:
     ...     save_atomically(tuner).save()
     """
     oracle = tuner.oracle
-    project = Path(tuner.project_dir)
+    project = tuner.project_dir
     # A worker of a search on several machines has a client in place of the oracle. Its
     # chief saves the trials.
     is_worker = not isinstance(oracle, keras_tuner.Oracle)
 
     def save_oracle() -> None:
-        _write_json(project / "oracle.json", oracle.get_state())
+        replace_text(f"{project}/oracle.json", json.dumps(oracle.get_state()))
 
     def save_trial(trial: Any) -> None:
         folder = tuner.get_trial_dir(trial.trial_id)
-        _write_json(Path(folder) / "trial.json", trial.get_state())
+        replace_text(f"{folder}/trial.json", json.dumps(trial.get_state()))
 
     def save_tuner() -> None:
         if not is_worker:
             oracle.save()
-        _write_json(project / f"{tuner.tuner_id}.json", tuner.get_state())
+        replace_text(f"{project}/{tuner.tuner_id}.json", json.dumps(tuner.get_state()))
 
     # The attributes of the instances hide the methods of their classes.
     if not is_worker and type(oracle).save is keras_tuner.Oracle.save:
@@ -64,11 +63,3 @@ def save_atomically(tuner: Any) -> Any:
     if type(tuner).save is keras_tuner.Tuner.save:
         tuner.save = save_tuner
     return tuner
-
-
-def _write_json(path: Path, state: dict[str, Any]) -> None:
-    """Write a file beside `path`, then move it there; a move is atomic."""
-    partial = f"{path}.{os.getpid()}.new"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(json.dumps(state))
-    tf.io.gfile.rename(partial, str(path), overwrite=True)

@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import keras_tuner
 
-from keras_fitnets.distillation.cached_dataset import DATASETS
+from keras_fitnets.distillation.cached_dataset import is_dataset
 from keras_fitnets.distillation.distiller import Distiller
 from keras_fitnets.distillation.hints import parse_hints
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.distribution import replicas
 from keras_fitnets.training import dry_run
 from keras_fitnets.tuning.atomic_save import save_atomically
 from keras_fitnets.tuning.search_data import to_arrays
@@ -241,7 +242,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         ]
         if own is not None:
             save_atomically(own.tuner)
-        with model.distribute_strategy.scope():
+        with replicas.enter_scope(model):
             self._begin(model, hp, None if initial_epoch else own)
             distiller = Distiller(self.teacher, model, hints or None, **self.options)
             self._compile(distiller, self._optimizer(hp.get("learning_rate")))
@@ -252,7 +253,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
             if isinstance(validation_data, (list, tuple)):
                 validation_data = to_arrays(validation_data)
             # A dataset has an order of its own, and Keras warns of another wish.
-            shuffle = shuffle and not isinstance(x, DATASETS)
+            shuffle = shuffle and not is_dataset(x)
         else:
             keep = functools.partial(
                 self._shared_stages.cached_dataset, folder, distiller=distiller
@@ -271,7 +272,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         if hints and not initial_epoch:
             # Stage 1 takes the configuration of the compiled optimizer, which keeps the
             # strategy in whose scope it was made.
-            with distiller.distribute_strategy.scope():
+            with replicas.enter_scope(distiller):
                 optimizer = self._optimizer(hp.get("hint_learning_rate"))
                 self._compile(distiller, optimizer)
             self._shared_stages.train_hint_stage(
@@ -280,7 +281,7 @@ class FitNetHyperModel(keras_tuner.HyperModel):
         distiller.stage = "kd"
         distiller.lambda_ = hp.get("lambda")
         distiller.temperature = hp.get("temperature")
-        with distiller.distribute_strategy.scope():
+        with replicas.enter_scope(distiller):
             self._compile(distiller, self._optimizer(hp.get("learning_rate")))
         annealing = [self.annealing(distiller.lambda_)] if self.annealing else []
         return distiller.fit(

@@ -1,5 +1,7 @@
 """The data of a search, in any form that `fit` takes: as a dataset, and as a digest."""
 
+from __future__ import annotations
+
 import hashlib
 import uuid
 from collections.abc import Iterable
@@ -9,9 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_fitnets.distillation.validate_data import unpack_batch
+from keras_fitnets.utils.lazy import is_tf_dataset
+from keras_fitnets.utils.lazy import tf
 
 # Inputs or a dataset, labels and sample weights; None for what there is not.
 Data = Sequence[Any]
@@ -50,7 +53,7 @@ def to_tf_dataset(data: Data, batch_size: int) -> tf.data.Dataset:
     Raises:
         ValueError: for a `keras.utils.PyDataset` without end.
     """
-    if isinstance(data[0], tf.data.Dataset):
+    if is_tf_dataset(data[0]):
         return data[0]
     if isinstance(data[0], keras.utils.PyDataset):
         return _from_py_dataset(data[0])
@@ -120,7 +123,7 @@ def digest_data(data: Data) -> str:
 def _iterate_batches(data: Data) -> Iterable[Any] | None:
     """Return the batches of data, arrays being one; None if they cannot be counted."""
     source = data[0]
-    if isinstance(source, tf.data.Dataset):
+    if is_tf_dataset(source):
         is_endless = source.cardinality() == tf.data.INFINITE_CARDINALITY
         return None if is_endless else source
     if isinstance(source, keras.utils.PyDataset):

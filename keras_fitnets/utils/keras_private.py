@@ -20,6 +20,7 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+from keras.src import backend
 from keras.src.backend.common import global_state
 
 # ── What Keras attaches to tensors ──────────────────────────────────────────────────
@@ -28,10 +29,11 @@ from keras.src.backend.common import global_state
 def get_mask(tensor: Any) -> Any:
     """Return the mask of a Keras layer's output, or None.
 
-    Keras 3.15 keeps it in `_keras_mask`. Its own `get_keras_mask` is not exported, and
-    `Layer.compute_mask` would compute it anew from inputs that are not at hand.
+    Keras 3.15 keeps it in `_keras_mask`, or, where a tensor takes no attributes, as on
+    JAX, in a dictionary. Its `get_keras_mask`, which knows both, is not exported, and
+    `Layer.compute_mask` would compute the mask anew from inputs that are not at hand.
     """
-    return getattr(tensor, "_keras_mask", None)
+    return backend.get_keras_mask(tensor)
 
 
 def get_logits(outputs: Any) -> Any:
@@ -51,7 +53,7 @@ def set_mask_and_logits(tensor: Any, mask: Any, logits: Any) -> None:
     TensorFlow's operations drop what Keras 3.15 has attached to their inputs.
     """
     if mask is not None:
-        tensor._keras_mask = mask
+        backend.set_keras_mask(tensor, mask)
     if logits is not None:
         tensor._keras_logits = logits
 
@@ -89,6 +91,32 @@ def _get_node(tensor: Any) -> Any:
     """Return the call of an operation that made a symbolic tensor, or None."""
     history = getattr(tensor, "_keras_history", None)
     return history and history.operation._inbound_nodes[history.node_index]
+
+
+# ── Where variables have their values ───────────────────────────────────────────────
+
+
+def in_stateless_scope() -> bool:
+    """Whether a `keras.StatelessScope` stands in for the values of variables.
+
+    Keras 3.15 enters one also to learn the shapes of outputs, before the first step.
+    """
+    return global_state.get_global_attribute("stateless_scope") is not None
+
+
+@contextlib.contextmanager
+def leave_stateless_scope() -> Iterator[None]:
+    """Let variables read their own values in this block, not those of a scope.
+
+    Keras 3.15 has the present `keras.StatelessScope` in a global attribute, and neither
+    a public way to ask for it nor one to step out of it.
+    """
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)
 
 
 # ── What is in a network ────────────────────────────────────────────────────────────

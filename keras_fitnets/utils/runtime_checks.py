@@ -7,7 +7,7 @@ would broadcast a map of one pixel in silence.
 
 from typing import Any
 
-import tensorflow as tf
+from keras_fitnets.utils.lazy import tf
 
 _REMEDY = (
     "Teacher and student reduce the size of their inputs differently. Let their "

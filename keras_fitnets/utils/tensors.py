@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from keras_fitnets.utils.checks import is_text_dtype
+from keras_fitnets.utils.lazy import tf
 
 
 def zero_masked(tensor: Any, mask: Any) -> Any:
@@ -67,5 +67,20 @@ def upcast_to_float32(x: Any) -> Any:
 
 def cast_to_widest_dtype(tensors: list[Any]) -> list[Any]:
     """Cast the tensors to the dtype that holds them all."""
-    dtype = keras.backend.result_type(*(tensor.dtype for tensor in tensors))
+    dtype = find_widest_dtype(*(tensor.dtype for tensor in tensors))
     return [ops.cast(tensor, dtype) for tensor in tensors]
+
+
+def find_widest_dtype(*dtypes: Any) -> str:
+    """Return the dtype that holds the values of all these."""
+    # Keras' `result_type` knows no 64 bits on JAX and PyTorch.
+    names = [keras.backend.standardize_dtype(dtype) for dtype in dtypes]
+    return "float64" if "float64" in names else keras.backend.result_type(*names)
+
+
+def divide_or_zero(total: Any, count: Any) -> Any:
+    """Return the quotient of two scalars of one dtype, 0 where the divisor is 0."""
+    # Keras' `divide_no_nan` computes in 32 bits on PyTorch.
+    is_zero = ops.equal(count, 0)
+    quotient = total / ops.where(is_zero, ops.ones_like(count), count)
+    return ops.where(is_zero, ops.zeros_like(quotient), quotient)

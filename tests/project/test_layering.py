@@ -19,20 +19,21 @@ MAY_IMPORT = {
     "version": set(),
     "startup_log": {"tensorflow"},
     "utils": {"keras", "tensorflow", "matplotlib"},
+    "backend": {"keras", "tensorflow", "jax", "torch", "utils"},
     "losses": {"keras", "utils"},
     "layers": {"keras", "utils"},
     "models": {"keras", "layers", "utils"},
     "datasets": {"keras", "tensorflow", "tensorflow_datasets", "sklearn", "utils"},
     "inspection": {"keras", "tensorflow", "layers", "utils"},
-    "distribution": {"keras", "tensorflow", "utils"},
+    "distribution": {"keras", "tensorflow", "utils", "backend"},
     "distillation": {
-        *("keras", "tensorflow"),
-        *("utils", "losses", "layers", "inspection", "distribution"),
+        *("keras", "tensorflow", "utils", "backend"),
+        *("losses", "layers", "inspection", "distribution"),
     },
-    "callbacks": {"keras", "utils", "distribution", "distillation"},
+    "callbacks": {"keras", "utils", "backend", "distribution", "distillation"},
     "training": {
-        *("keras", "tensorflow"),
-        *("utils", "inspection", "distribution", "distillation", "callbacks"),
+        *("keras", "tensorflow", "utils", "backend"),
+        *("inspection", "distribution", "distillation", "callbacks"),
     },
     "cache": {
         *("keras", "tensorflow", "filelock"),
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "plots": {"keras", "matplotlib", "utils", "inspection", "distillation"},
     "tuning": {
         *("keras", "keras_tuner", "tensorflow", "matplotlib"),
-        *("utils", "inspection", "distillation", "training", "cache"),
+        *("utils", "inspection", "distribution", "distillation", "training", "cache"),
     },
     "cli": {"click", "version", "datasets", "report", "export", "utils"},
     "__main__": {"cli"},
@@ -74,6 +75,9 @@ def imports(source):
 
 def row_of(dotted):
     """The name under which the table knows an imported module."""
+    # TensorFlow is imported there, once it is used.
+    if dotted == f"{NAME}.utils.lazy.tf":
+        return "tensorflow"
     parts = dotted.split(".")
     return parts[1] if parts[0] == NAME else parts[0]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import old_checkpoints
 import pytest
-import tensorflow as tf
 import tiny
 
 import keras_fitnets as kf
@@ -225,7 +225,8 @@ def test_a_pickled_shard_of_a_cache_is_refused(tmp_path, marker):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("member", ["content", "of a callback"])
-def test_a_pickled_array_in_a_checkpoint_is_refused(tmp_path, marker, member):
+@pytest.mark.parametrize("kind", ["now", "of an earlier version"])
+def test_a_pickled_array_in_a_checkpoint_is_refused(tmp_path, marker, kind, member):
     x, y = tiny.data()
 
     def train():
@@ -234,30 +235,30 @@ def test_a_pickled_array_in_a_checkpoint_is_refused(tmp_path, marker, member):
         )
 
     train()
-    prefix = tf.train.latest_checkpoint(tmp_path / "hint")
-    reader = tf.train.load_checkpoint(prefix)
-    tensors = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
-    [state] = [n for n, t in tensors.items() if isinstance(t, bytes) and t[:2] == b"PK"]
-    with np.load(io.BytesIO(tensors[state]), allow_pickle=False) as stored:
+    if kind == "now":
+        [path] = (tmp_path / "hint").glob("*.npz")
+        path.write_bytes(with_a_pickle(path.read_bytes(), member, marker))
+    else:
+        old_checkpoints.rewrite(
+            tmp_path / "hint", lambda packed: with_a_pickle(packed, member, marker)
+        )
+    with pytest.raises(ValueError, match="cannot be read") as refused:
+        train()
+    assert "allow_pickle=False" in str(refused.value.__cause__)
+    assert not marker.exists()
+
+
+def with_a_pickle(packed, member, marker):
+    """A file of NumPy's arrays, with a pickle in place of one, or as one more."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
         arrays = dict(stored)
     assert json.loads(str(arrays["content"]))["epoch"] == 1
-    members = {**arrays, member: None}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        for name, array in members.items():
+        for name, array in {**arrays, member: None}.items():
             part = io.BytesIO()
             if array is not None:
                 np.save(part, array, allow_pickle=False)
             content = pickled(marker) if array is None else part.getvalue()
             file.writestr(f"{name}.npy", content)
-    tensors[state] = buffer.getvalue()
-    tf.raw_ops.SaveV2(
-        prefix=prefix,
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.convert_to_tensor(tensor) for tensor in tensors.values()],
-    )
-    with pytest.raises(ValueError, match="cannot be read") as refused:
-        train()
-    assert "allow_pickle=False" in str(refused.value.__cause__)
-    assert not marker.exists()
+    return buffer.getvalue()

@@ -5,6 +5,7 @@ import shutil
 import keras
 import networks
 import numpy as np
+import old_checkpoints
 import pytest
 import tensorflow as tf
 import tiny
@@ -500,6 +501,18 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, uninterrupted):
         for regressor in model.regressors:
             tiny.redrawn(regressor, seed)
     assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted[1])
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_goes_on_bit_for_bit(tmp_path, uninterrupted):
+    with pytest.raises(KeyboardInterrupt):
+        run(distiller(), tmp_path, Interrupt(*INTERRUPTED["in stage 2"]))
+    for stage in ("hint", "kd"):
+        old_checkpoints.rewrite(tmp_path / stage)
+    model = distiller(student=net("student", 3, seed=7))
+    assert_same_outcome(outcome(model, run(model, tmp_path)), uninterrupted[1])
+    # What it has written since is all that is left.
+    assert [path.suffix for path in (tmp_path / "kd").iterdir()] == [".npz"]
 
 
 @pytest.mark.slow

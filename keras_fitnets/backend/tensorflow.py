@@ -1,0 +1,116 @@
+"""How a step runs on TensorFlow: on a tape, with variables changed in place."""
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def run_step(model: keras.Model, step: Callable[[Any], Any], data: Any) -> Any:
+    """Run a training or test step, and return what Keras' trainer expects of it."""
+    return step(data)
+
+
+def compute_gradients(
+    function: Callable[[], tuple[Any, Any]], variables: Sequence[Any], first: Any
+) -> tuple[list[Any], Any]:
+    """Differentiate a loss with respect to variables.
+
+    Args:
+        function: returns the loss, and anything else.
+        variables: the variables.
+        first: tensors to be computed before the function runs.
+
+    Returns:
+        The gradients, None for a variable that the loss does not depend on, and what
+        else the function has returned.
+    """
+    # Nothing else makes TensorFlow run the teacher before the student. If it ran them
+    # side by side, the activations that the student keeps for its gradients and those
+    # of the teacher would be in memory at the same time.
+    tensors = [t for t in tf.nest.flatten(first) if tf.is_tensor(t)]
+    with tf.control_dependencies(tensors), tf.GradientTape() as tape:
+        loss, others = function()
+    return tape.gradient(loss, variables), others
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    everything: Sequence[Any],
+) -> None:
+    """Let an optimizer update variables.
+
+    Args:
+        optimizer: the optimizer.
+        gradients: the gradient of each variable.
+        variables: the variables to update.
+        everything: all variables that the optimizer was built for, in their order.
+    """
+    optimizer.apply(gradients, variables)
+
+
+def no_gradients() -> contextlib.AbstractContextManager[Any]:
+    """Keep no operations of this block for gradients."""
+    # A tape records what is inside of it alone.
+    return contextlib.nullcontext()
+
+
+def outside_step() -> contextlib.AbstractContextManager[Any]:
+    """Read the true values of variables inside of this block, also within a step."""
+    # Within a trace variables are symbolic.
+    return tf.init_scope()
+
+
+def is_traced() -> bool:
+    """Whether a step is being traced, so that tensors have no values."""
+    return not tf.executing_eagerly()
+
+
+def list_state(variables: Sequence[Any]) -> list[Any]:
+    """Return those variables that a step must be given as a part of the state."""
+    # A step reads variables wherever they are.
+    return []
+
+
+def sync_variables(model: keras.Model) -> None:
+    """Let variables hold the values of the last step, within an epoch too."""
+
+
+def compile_inference(
+    function: Callable[..., Any], arrays: Sequence[Any]
+) -> Callable[..., Any]:
+    """Return a function as one graph, for arrays like these with any number of rows."""
+    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in arrays]
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
+def flatten_tensors(structure: Any) -> list[Any]:
+    """Return the tensors in a structure; a sparse one as its values and indices."""
+    return tf.nest.flatten(structure, expand_composites=True)
+
+
+def widest_float() -> str:
+    """Return the floating dtype of most digits."""
+    return "float64"
+
+
+def num_replicas() -> int:
+    """Return how many replicas run the step."""
+    # Keras builds losses and metrics in the strategy's scope before the first step,
+    # where no replica runs and there is nothing to add up.
+    if tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def get_strategy(model: keras.Model | None = None) -> Any:
+    """Return the `tf.distribute` strategy of a model, or the present one.
+
+    None on other backends.
+    """
+    return tf.distribute.get_strategy() if model is None else model.distribute_strategy
