@@ -26,34 +26,65 @@ if _NAME not in ("tensorflow", "jax", "torch"):
         "of them before Keras is imported."
     )
 
+
+def check_tensorflow(what: str, instead: str) -> None:
+    """Raise if TensorFlow is needed, and is not the backend.
+
+    Args:
+        what: what needs it.
+        instead: a sentence that says how to go on.
+
+    Raises:
+        ValueError: on JAX and PyTorch.
+    """
+    if _NAME != "tensorflow":
+        raise ValueError(
+            f"{what} needs the backend TensorFlow of Keras, and the present one is "
+            f'"{_NAME}". {instead}'
+        )
+
+
 _backend = importlib.import_module(f"{__name__}.{_NAME}")
 
 apply_gradients = _backend.apply_gradients
-compile_inference = _backend.compile_inference
+compile_function = _backend.compile_function
 compute_gradients = _backend.compute_gradients
+describe_outputs = _backend.describe_outputs
 flatten_tensors = _backend.flatten_tensors
+from_tf_dataset = _backend.from_tf_dataset
+get_random_state = _backend.get_random_state
 get_strategy = _backend.get_strategy
 is_traced = _backend.is_traced
+keep_logits = _backend.keep_logits
+keep_variables = _backend.keep_variables
 list_state = _backend.list_state
 no_gradients = _backend.no_gradients
 num_replicas = _backend.num_replicas
 outside_step = _backend.outside_step
 run_step = _backend.run_step
+set_random_state = _backend.set_random_state
 sync_variables = _backend.sync_variables
 widest_float = _backend.widest_float
 
 __all__ = [
     "apply_gradients",
-    "compile_inference",
+    "check_tensorflow",
+    "compile_function",
     "compute_gradients",
+    "describe_outputs",
     "flatten_tensors",
+    "from_tf_dataset",
+    "get_random_state",
     "get_strategy",
     "is_traced",
+    "keep_logits",
+    "keep_variables",
     "list_state",
     "no_gradients",
     "num_replicas",
     "outside_step",
     "run_step",
+    "set_random_state",
     "sync_variables",
     "widest_float",
 ]

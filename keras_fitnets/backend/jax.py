@@ -8,6 +8,7 @@ read, the teacher's among them.
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from typing import Any
 
 import jax
 import keras
+import numpy as np
 
+from keras_fitnets.utils import keras_private
 from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.keras_private import in_stateless_scope
 from keras_fitnets.utils.keras_private import leave_stateless_scope
@@ -75,16 +78,47 @@ def run_step(
     Returns:
         The logs of the step, and the new state.
     """
-    optimizer = [model.optimizer.variables] if len(state) == 4 else []
-    groups = [
-        *(model.trainable_variables, model.non_trainable_variables),
-        *(*optimizer, model.metrics_variables),
-    ]
+    groups = _list_variables(model, len(state))
     variables = [variable for group in groups for variable in group]
     values = [value for group in state for value in group]
     with _enter(_Scope(variables, values)) as scope:
         logs = step(data)
     return logs, tuple(scope.values(group) for group in groups)
+
+
+def keep_variables(model: keras.Model, function: Callable[..., Any]) -> Any:
+    """Return a step of Keras' trainer that leaves variables their values if it fails.
+
+    Keras takes the values out of the variables before the first step of an epoch, so
+    that they are not in memory twice. An error in that step would lose them.
+
+    Args:
+        model: the model whose step it is.
+        function: the step: a function of the state and of an iterator.
+    """
+
+    def step(state: Any, iterator: Any) -> Any:
+        try:
+            return function(state, iterator)
+        except BaseException:
+            groups = _list_variables(model, len(state))
+            for variables, values in zip(groups, state, strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    # An error in the midst of a step has used the values up.
+                    if not value.is_deleted():
+                        variable.assign(value)
+            raise
+
+    return step
+
+
+def _list_variables(model: keras.Model, count: int) -> list[list[Any]]:
+    """Return the variables of a state, in its groups, of which a training has four."""
+    optimizer = [model.optimizer.variables] if count == 4 else []
+    return [
+        *(model.trainable_variables, model.non_trainable_variables),
+        *(*optimizer, model.metrics_variables),
+    ]
 
 
 def compute_gradients(
@@ -154,6 +188,13 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def keep_logits(
+    get_layers: Callable[[], Sequence[Any]],
+) -> contextlib.AbstractContextManager[Any]:
+    """Keep the logits behind the probabilities that these layers compute."""
+    return keras_private.keep_logits(get_layers())
+
+
 def outside_step() -> contextlib.AbstractContextManager[Any]:
     """Read the true values of variables inside of this block, also within a step."""
     return leave_stateless_scope()
@@ -177,14 +218,54 @@ def sync_variables(model: keras.Model) -> None:
         model.jax_state_sync()
 
 
-def compile_inference(
-    function: Callable[..., Any], arrays: Sequence[Any]
+def compile_function(
+    function: Callable[..., Any], variables: Sequence[Any], fold: bool = False
 ) -> Callable[..., Any]:
-    """Return a function for arrays like these with any number of rows.
+    """Return a function that changes no variable, compiled; see `tensorflow.py`.
 
-    It is not compiled: the weights that it reads would become constants.
+    XLA makes one program for each shape of the arguments.
     """
-    return lambda *arrays: function(*map(keras.ops.convert_to_tensor, arrays))
+
+    @jax.jit
+    def run(values: Sequence[Any], *arguments: Any) -> Any:
+        with _enter(_Scope(variables, values)):
+            return function(*arguments)
+
+    return functools.partial(_call_with_values, run, variables)
+
+
+def _call_with_values(run: Any, variables: Sequence[Any], *arguments: Any) -> Any:
+    # The present values are arguments, since the program would keep the first ones.
+    return run([variable.value for variable in variables], *arguments)
+
+
+def describe_outputs(compiled: Callable[..., Any], *arguments: Any) -> Any:
+    """Return specifications of what a compiled function returns for such arguments."""
+    return jax.eval_shape(compiled, *arguments)
+
+
+def get_random_state() -> dict[str, Any]:
+    """Return the state of random numbers that are in no variable, as arrays.
+
+    Keras shuffles arrays by NumPy's generator.
+    """
+    _, keys, *numbers = np.random.get_state()  # noqa: NPY002
+    return {"keys": keys, "numbers": np.array(numbers)}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on with the random numbers where `get_random_state` was called."""
+    if state:
+        place, has_gauss, gauss = state["numbers"]
+        legacy = ("MT19937", state["keys"], int(place), int(has_gauss), gauss)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+def from_tf_dataset(batch: Any) -> Any:
+    """Return a batch of a `tf.data.Dataset` as the backend takes it."""
+    return keras.tree.map_structure(
+        lambda tensor: None if tensor is None else tensor.numpy(), batch
+    )
 
 
 def flatten_tensors(structure: Any) -> list[Any]:

@@ -8,10 +8,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+# TensorFlow cannot hold more than 2 GB of constants in a graph.
+MAX_CONSTANT_BYTES = 2**30
+
 
 def run_step(model: keras.Model, step: Callable[[Any], Any], data: Any) -> Any:
     """Run a training or test step, and return what Keras' trainer expects of it."""
     return step(data)
+
+
+def keep_variables(model: keras.Model, function: Callable[..., Any]) -> Any:
+    """Return a step of Keras, after whose failure variables have their values."""
+    return function
 
 
 def compute_gradients(
@@ -60,6 +68,14 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def keep_logits(
+    get_layers: Callable[[], Sequence[Any]],
+) -> contextlib.AbstractContextManager[Any]:
+    """Keep the logits behind the probabilities that these layers compute."""
+    # Keras attaches them to the probabilities itself.
+    return contextlib.nullcontext()
+
+
 def outside_step() -> contextlib.AbstractContextManager[Any]:
     """Read the true values of variables inside of this block, also within a step."""
     # Within a trace variables are symbolic.
@@ -81,12 +97,58 @@ def sync_variables(model: keras.Model) -> None:
     """Let variables hold the values of the last step, within an epoch too."""
 
 
-def compile_inference(
-    function: Callable[..., Any], arrays: Sequence[Any]
+def compile_function(
+    function: Callable[..., Any], variables: Sequence[Any], fold: bool = False
 ) -> Callable[..., Any]:
-    """Return a function as one graph, for arrays like these with any number of rows."""
-    specs = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in arrays]
-    return tf.function(function, input_signature=specs, autograph=False)
+    """Return a function that changes no variable, compiled.
+
+    Args:
+        function: takes arrays, or structures of them, and returns tensors.
+        variables: all variables that it may read.
+        fold: whether the variables have one value for good.
+    """
+    # TensorFlow folds the constants of a normalisation into the kernel before it, which
+    # saves the normalisation.
+    constants = _to_constants(variables) if fold else []
+
+    def run(*arguments: Any) -> Any:
+        if not constants:
+            return function(*arguments)
+        with keras.StatelessScope(state_mapping=constants):
+            return function(*arguments)
+
+    return tf.function(run, reduce_retracing=True, autograph=False)
+
+
+def _to_constants(variables: Sequence[Any]) -> list[tuple[Any, tf.Tensor]]:
+    """Return variables with their values as constants, nothing if they do not fit."""
+    with tf.init_scope():
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    if sum(value.nbytes for value in values) > MAX_CONSTANT_BYTES:
+        return []
+    return [(v, tf.constant(value)) for v, value in zip(variables, values, strict=True)]
+
+
+def describe_outputs(compiled: Any, *arguments: Any) -> Any:
+    """Return specifications of what a compiled function returns for such arguments.
+
+    A size that is not known before it has run is None.
+    """
+    return compiled.get_concrete_function(*arguments).structured_outputs
+
+
+def get_random_state() -> dict[str, Any]:
+    """Return the state of random numbers that are in no variable, as arrays."""
+    return {}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on with the random numbers where `get_random_state` was called."""
+
+
+def from_tf_dataset(batch: Any) -> Any:
+    """Return a batch of a `tf.data.Dataset` as the backend takes it."""
+    return batch
 
 
 def flatten_tensors(structure: Any) -> list[Any]:

@@ -1,20 +1,17 @@
 """Runs the teacher on batches of inputs and returns its outputs as arrays to store."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from keras_fitnets import backend
 from keras_fitnets.distillation.teacher import Teacher
 from keras_fitnets.distillation.teacher_outputs import TeacherOutputProvider
 from keras_fitnets.distillation.teacher_outputs import find_cached
 from keras_fitnets.inspection import graph
-from keras_fitnets.utils.lazy import tf
-
-# TensorFlow cannot hold more than 2 GB of constants in a graph.
-MAX_CONSTANT_BYTES = 2**30
+from keras_fitnets.utils.tensors import upcast_to_float32
 
 
 class TeacherPass:
@@ -42,7 +39,15 @@ class TeacherPass:
         self._num_examples = 0
         self._teacher = teacher
         self._provider = provider
-        self._compute = tf.function(self._trace, reduce_retracing=True, autograph=False)
+        # Without a normalisation there is nothing to gain from constant weights.
+        has_normalization = any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            for model in teacher.models
+            for layer in graph.get_descendants(model)
+        )
+        self._compute = backend.compile_function(
+            self._run, teacher.variables, fold=has_normalization
+        )
 
     def __call__(self, inputs: Any) -> dict[str, np.ndarray]:
         """Return the columns for a batch of inputs.
@@ -53,7 +58,7 @@ class TeacherPass:
         # Faults are found in the same graph, and raised here, where Python can.
         outputs, squared_norms, faults = self._compute(inputs)
         for name, fault in faults.items():
-            is_not_finite, is_too_large = fault.numpy()
+            is_not_finite, is_too_large = ops.convert_to_numpy(fault)
             if is_not_finite:
                 raise ValueError(
                     f"The teacher's {format_column(name)} holds NaN or infinity, of "
@@ -66,19 +71,24 @@ class TeacherPass:
                     f'number in {self.hint_dtype}. Pass hint_dtype="float32".'
                 )
         for name, norms in squared_norms.items():
-            self.squared_norms[name] = self.squared_norms.get(name, 0) + norms.numpy()
-        arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+            total = self.squared_norms.get(name, 0) + ops.convert_to_numpy(norms)
+            self.squared_norms[name] = total
+        arrays = {name: ops.convert_to_numpy(one) for name, one in outputs.items()}
         self._num_examples += len(next(iter(arrays.values())))
         return arrays
 
     def columns(self, inputs: Any) -> list[Any]:
         """Return `[name, dtype, shape]` of each column; the shape is that of a row."""
-        traced, *_ = self._compute.get_concrete_function(inputs).structured_outputs
+        traced, *_ = backend.describe_outputs(self._compute, inputs)
         if any(None in tensor.shape[1:] for tensor in traced.values()):
             # A shape that is not known before the teacher has run.
             traced, *_ = self._compute(inputs)
         return [
-            [name, tensor.dtype.as_numpy_dtype().dtype.str, tensor.shape[1:].as_list()]
+            [
+                name,
+                np.dtype(keras.backend.standardize_dtype(tensor.dtype)).str,
+                list(tensor.shape[1:]),
+            ]
             for name, tensor in traced.items()
         ]
 
@@ -104,50 +114,29 @@ class TeacherPass:
             if error
         ]
 
-    def _trace(self, inputs: Any) -> tuple[dict[str, Any], ...]:
+    def _run(self, inputs: Any) -> tuple[dict[str, Any], ...]:
         """Compute the columns, the squared norms of hints, and what is wrong."""
         columns, squared_norms, faults = {}, {}, {}
-        with keras.StatelessScope(state_mapping=self._constants()):
-            outputs = self._provider.compute_all(inputs, self.fingerprints)
+        outputs = self._provider.compute_all(inputs, self.fingerprints)
         for fingerprint, by_name in outputs.items():
             for what, tensor in by_name.items():
                 name = f"{fingerprint} {what}"
                 columns[name] = tensor
                 if what.startswith("output "):
                     # Infinity is no fault: a logit of -inf rules a class out.
-                    is_nan = tf.reduce_any(tf.math.is_nan(tensor))
-                    faults[name] = tf.stack([is_nan, False])
+                    is_nan = ops.any(ops.isnan(tensor))
+                    faults[name] = ops.stack([is_nan, ops.zeros_like(is_nan)])
                 if what.startswith("hint "):
-                    columns[name] = rounded = tf.cast(tensor, self.hint_dtype)
+                    columns[name] = rounded = ops.cast(tensor, self.hint_dtype)
                     # The rounding is measured in float32 at least, or in float16 the
                     # squares would overflow.
-                    dtype = keras.backend.result_type(tensor.dtype, "float32")
-                    exact = tf.cast(tensor, dtype)
-                    error = exact - tf.cast(rounded, dtype)
-                    norms = [tf.nn.l2_loss(exact), tf.nn.l2_loss(error)]
-                    squared_norms[name] = tf.stack(norms)
-                    finite = [tf.math.is_finite(one) for one in (tensor, rounded)]
-                    faults[name] = ~tf.stack([tf.reduce_all(one) for one in finite])
+                    exact = upcast_to_float32(tensor)
+                    error = exact - ops.cast(rounded, exact.dtype)
+                    norms = [0.5 * ops.sum(ops.square(one)) for one in (exact, error)]
+                    squared_norms[name] = ops.stack(norms)
+                    finite = [ops.all(ops.isfinite(one)) for one in (tensor, rounded)]
+                    faults[name] = ops.logical_not(ops.stack(finite))
         return columns, squared_norms, faults
-
-    def _constants(self) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """Return the teacher's weights as constants, if that helps and they fit.
-
-        TensorFlow folds the constants of a normalisation into the kernel before it,
-        which saves the normalisation. Without one there is nothing to gain.
-        """
-        models = self._teacher.models
-        layers = [one for model in models for one in graph.get_descendants(model)]
-        if not any(isinstance(o, keras.layers.BatchNormalization) for o in layers):
-            return []
-        # Members of an ensemble may share layers; each weight is taken once.
-        weights = {id(w): w for model in models for w in model.variables}.values()
-        with tf.init_scope():
-            values = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        if sum(value.nbytes for value in values) > MAX_CONSTANT_BYTES:
-            return []
-        constants = [tf.constant(value) for value in values]
-        return list(zip(weights, constants, strict=True))
 
 
 def format_column(name: str) -> str:

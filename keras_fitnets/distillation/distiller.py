@@ -55,6 +55,8 @@ from keras_fitnets.utils.keras_private import is_legacy_file
 from keras_fitnets.utils.keras_private import is_validation_of_fit
 from keras_fitnets.utils.keras_private import scale_learning_rate
 from keras_fitnets.utils.keras_private import serialize_loss
+from keras_fitnets.utils.keras_private import to_portable_optimizer
+from keras_fitnets.utils.lazy import is_tf_dataset
 from keras_fitnets.utils.network_state import load_state
 from keras_fitnets.utils.network_state import save_state
 from keras_fitnets.utils.tensors import convert_text
@@ -190,6 +192,10 @@ class Distiller(FitsOnWorkers):
     >>> sorted(history.history)
     ['kd_loss', 'label_loss', 'loss']
     """
+
+    # Keras' trainers make these.
+    train_function: Any
+    test_function: Any
 
     # ── Construction ──────────────────────────────────────────────────────────────
 
@@ -415,6 +421,7 @@ class Distiller(FitsOnWorkers):
 
     @check_numerics.setter
     def check_numerics(self, value: bool) -> None:
+        backend.sync_variables(self)
         self._finite_guard.reset()
         if value != self._finite_guard.is_on:
             self._finite_guard.is_on = value
@@ -553,6 +560,9 @@ class Distiller(FitsOnWorkers):
 
     def _select_columns(self, data: Any) -> Any:
         """Return what Keras reads; of a cached dataset the stage's columns alone."""
+        if is_tf_dataset(data) and isinstance(data.element_spec, CachedInputs):
+            # Keras would take a named tuple for inputs and labels.
+            return data.map(lambda cached: (cached,))
         if not isinstance(data, CachedDataset):
             return convert_text(data)
         return data.as_tf_dataset(
@@ -596,20 +606,27 @@ class Distiller(FitsOnWorkers):
     def test_step(self, *args: Any) -> Any:
         return backend.run_step(self, self._test, *args)
 
+    def make_train_function(self, force: bool = False) -> None:
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before:
+            self.train_function = backend.keep_variables(self, self.train_function)
+
+    def make_test_function(self, force: bool = False) -> None:
+        before = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not before:
+            self.test_function = backend.keep_variables(self, self.test_function)
+
     @property
     def non_trainable_variables(self) -> list[Any]:
         # The rest of what a step reads belongs to no layer that Keras saves.
         variables = super().non_trainable_variables
         known = {id(variable) for variable in [*variables, *self.trainable_variables]}
         others = backend.list_state(
-            [*self._list_teacher_variables(), *self._finite_guard.variables]
+            [*self.teacher.variables, *self._finite_guard.variables]
         )
         return [*variables, *(one for one in others if id(one) not in known)]
-
-    def _list_teacher_variables(self) -> list[Any]:
-        """Return the variables of the teacher's networks, each of them once."""
-        members = self.teacher.models
-        return list({id(v): v for model in members for v in model.variables}.values())
 
     def _train(self, data: Any) -> dict[str, Any]:
         """Train on a batch, and return the logs."""
@@ -956,6 +973,12 @@ class Distiller(FitsOnWorkers):
             "soft_weights": self._soft_weights,
             "name": self.name,
         }
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        if config and "optimizer" in config:
+            config["optimizer"] = to_portable_optimizer(config["optimizer"])
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":

@@ -4,6 +4,7 @@
 outputs are computed once and kept; of the student nothing is changed.
 """
 
+import contextlib
 import itertools
 import math
 import operator
@@ -23,6 +24,7 @@ from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
+from keras_fitnets.utils.keras_private import in_stateless_scope
 from keras_fitnets.utils.tensors import combine_masks
 from keras_fitnets.utils.tensors import flatten_present
 from keras_fitnets.utils.tensors import upcast_to_float32
@@ -123,8 +125,8 @@ class StudentEvaluator:
             outputs = distiller.teacher_outputs.compute(
                 _to_tensors(batch), stage, self._active
             )
-            logits = _map_present(np.asarray, outputs.logits)
-            hints = _map_present(np.asarray, outputs.hints)
+            logits = _map_present(ops.convert_to_numpy, outputs.logits)
+            hints = _map_present(ops.convert_to_numpy, outputs.hints)
             self.teacher_outputs.append(TeacherOutputs(logits, hints))
         # What R² divides by. It depends on the teacher alone, unless the student has a
         # mask. A hint and a prediction of different shapes have no R².
@@ -165,14 +167,15 @@ class StudentEvaluator:
         # For each output how often the choices are the same, and out of how many.
         agreed: dict[int, Any] = {}
         for batch, outputs in zip(self._data, self.teacher_outputs, strict=True):
-            student_logits, regressed = _map_present(np.asarray, self._student(batch))
+            found = self._student(batch)
+            student_logits, regressed = _map_present(ops.convert_to_numpy, found)
             for i, (prediction, own_mask) in zip(self._active, regressed, strict=True):
                 if i not in self._variances:
                     continue
                 hint, mask = outputs.hints[i]
                 self._check_same_shape(i, hint, prediction)
                 if own_mask is not None:
-                    mask = np.asarray(combine_masks(mask, own_mask))
+                    mask = ops.convert_to_numpy(combine_masks(mask, own_mask))
                     masked.setdefault(i, []).append((hint, mask))
                 # Sums over thousands of samples lose digits in float32.
                 error = np.subtract(hint, prediction, dtype="float64")
@@ -223,7 +226,7 @@ class StudentEvaluator:
 
     def predict_hints(self, batch: Any) -> list[tuple[Any, Any]]:
         """Return each pair's regressed guided layer, and its mask, for a batch."""
-        return _map_present(np.asarray, self._student(batch)[1])
+        return _map_present(ops.convert_to_numpy, self._student(batch)[1])
 
     def soft_logits(self, teacher_outputs: TeacherOutputs, output: int) -> Any:
         """Return an output's logits for the whole ensemble, at the present τ."""
@@ -233,7 +236,8 @@ class StudentEvaluator:
         ]
         teacher, temperature = self._distiller.teacher, self._distiller.temperature
         activation = self._output_pairs[output].activation
-        return np.asarray(teacher.soft_logits(members, temperature, activation))
+        logits = teacher.soft_logits(members, temperature, activation)
+        return ops.convert_to_numpy(logits)
 
     def _run(self, x: Any) -> tuple[dict[int, Any], list[Any]]:
         """Run the student; return logits with their masks, and regressed layers.
@@ -243,8 +247,12 @@ class StudentEvaluator:
         """
         run_student = self._distiller.objective.run_student
         mask_output = self._distiller.objective.mask_output
-        # Within the scope Keras collects assignments instead of making them.
-        with keras.StatelessScope():
+        # Within the scope Keras collects assignments instead of making them. A scope of
+        # JAX, which is there already, does so, and holds the values of the variables.
+        scope = (
+            contextlib.nullcontext() if in_stateless_scope() else keras.StatelessScope()
+        )
+        with scope:
             outputs, regressed = run_student(
                 x, self._stage, self._active, training=False
             )
@@ -267,7 +275,9 @@ class StudentEvaluator:
             remaining = iter(tensors)
             return self._run(_map_present(lambda _: next(remaining), example))
 
-        compiled = backend.compile_inference(run, flatten_present(example))
+        distiller = self._distiller
+        variables = [*distiller.variables, *distiller.teacher.variables]
+        compiled = backend.compile_function(run, variables)
         return lambda x: compiled(*flatten_present(x))
 
 

@@ -72,7 +72,7 @@ class FiniteGuard:
 
     def reset(self) -> None:
         """Forget what was found."""
-        self._found.assign(keras.ops.zeros_like(self._found))
+        self._found.assign(ops.zeros(self._found.shape))
 
     def snapshot(self, variables: Sequence[Any]) -> list[Any]:
         """Copy the values of variables before a step; nothing where it is off."""

@@ -126,6 +126,12 @@ class Teacher:
         # The caller divides by the temperature again.
         return mean * temperature
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of all networks, each of them once."""
+        # The members of an ensemble may share layers.
+        return list({id(v): v for m in self.models for v in m.variables}.values())
+
     def fingerprint(self) -> str:
         """Return a digest of the networks and of how they are averaged."""
         text = f"{self.average} {self.weights} {self.fingerprints()}"

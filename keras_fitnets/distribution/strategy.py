@@ -14,6 +14,7 @@ import socket
 from typing import Any
 from typing import NamedTuple
 
+from keras_fitnets import backend
 from keras_fitnets.utils.checks import check_choice
 from keras_fitnets.utils.errors import shorten
 from keras_fitnets.utils.lazy import tf
@@ -51,8 +52,9 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
 
     Raises:
         TypeError: if `name` is not a string.
-        ValueError: for another name, inside the scope of a strategy, and if the
-            machine or its environment does not have what the name stands for.
+        ValueError: for another name, inside the scope of a strategy, on another backend
+            of Keras than TensorFlow, and if the machine or its environment does not
+            have what the name stands for.
 
     Example:
 
@@ -68,6 +70,11 @@ def strategy(name: str = "auto") -> tf.distribute.Strategy:
             'strategy("auto").'
         )
     check_choice("name", name, NAMES)
+    backend.check_tensorflow(
+        "kf.strategy",
+        "On JAX call keras.distribution.set_distribution(keras.distribution."
+        "DataParallel()) before the networks are made.",
+    )
     if tf.distribute.has_strategy():
         raise ValueError(
             f"strategy({name!r}) was called inside the scope of "

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fitnets import backend
 from keras_fitnets.export.converters import QUANTIZATIONS
 from keras_fitnets.export.converters import Conversion
 from keras_fitnets.export.export_model import build_export_model
@@ -98,6 +99,11 @@ def export_student(
     >>> exported.format, exported.parameters, exported.agreement
     ('litert', 15, 1.0)
     """
+    backend.check_tensorflow(
+        "kf.export.export_student",
+        "Save the student, `distiller.student.save('student.keras')`, and run "
+        "KERAS_BACKEND=tensorflow keras-fitnets export student.keras student.tflite.",
+    )
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             f"`path` must be the path of a file; received {path!r}. For example "

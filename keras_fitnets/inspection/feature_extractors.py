@@ -103,7 +103,7 @@ class GraphFeatureExtractor:
         self._parts: dict[tuple[int, ...], keras.Model] = {}
 
     def outputs_and_features(self, x: Any, training: bool) -> tuple[Any, list[Any]]:
-        flat = keras.tree.flatten(self._full(x, training=training))
+        flat = keras.tree.flatten(graph.call_network(self._full, x, training))
         count = len(self._tensors)
         outputs = keras.tree.pack_sequence_as(self._outputs, flat[:-count])
         return outputs, flat[-count:]
@@ -146,27 +146,34 @@ class HookFeatureExtractor:
         self._network = network
         self._paths = list(paths)
         self._layers = [graph.find_layer(network, path) for path in paths]
-        # One traced pass tells which layers are called, in which order, and how often.
+        # A symbolic pass tells which layers are called, in which order, and how often.
+        # On PyTorch Keras makes two, with other sizes in place of those unknown.
         within = graph.get_descendants(network)
-        calls: list[tuple[Any, Any]] = []
+        passes: list[list[tuple[Any, Any]]] = []
 
         def note_call(layer: Any, outputs: Any) -> None:
-            calls.append((layer, outputs))
+            passes[-1].append((layer, outputs))
 
         # Called on symbolic inputs, a network with `compute_output_shape` would not be
         # run at all; inside a Lambda layer it is.
-        probe = keras.layers.Lambda(
-            lambda x: graph.call_network(network, x, training=False)
-        )
+        def run(x: Any) -> Any:
+            passes.append([])
+            return graph.call_network(network, x, training=False)
+
+        probe = keras.layers.Lambda(run)
         with hook_layers(within, note_call):
             probe(inputs)
-        order = [layer for layer, _ in calls]
+        order = [layer for layer, _ in passes[-1]]
         # The outputs of each layer are checked once here, rather than in every step.
-        found: dict[str, list[Any]] = {}
-        for path, layer in zip(paths, self._layers, strict=True):
-            found[path] = [outputs for heard, outputs in calls if heard is layer]
-        tensors = [_check_one_tensor(network, path, found) for path in paths]
-        self.shapes = [tuple(tensor.shape)[1:] for tensor in tensors]
+        tensors: list[list[Any]] = []
+        for calls in passes:
+            found: dict[str, list[Any]] = {}
+            for path, layer in zip(paths, self._layers, strict=True):
+                found[path] = [outputs for heard, outputs in calls if heard is layer]
+            tensors.append([_check_one_tensor(network, path, found) for path in paths])
+        self.shapes = [
+            _merge_shapes(of_path)[1:] for of_path in zip(*tensors, strict=True)
+        ]
         self._ends = [order.index(layer) for layer in self._layers]
         self._order = order
         self._within = within
@@ -297,6 +304,19 @@ def _check_one_tensor(
             f"floats; it gives {got}. Choose a layer behind it that does."
         )
     return tensors[0]
+
+
+def _merge_shapes(tensors: Sequence[Any]) -> tuple[int | None, ...]:
+    """Return the shape of a layer's outputs, None where a size is unknown.
+
+    Args:
+        tensors: its outputs in passes with other sizes in place of those unknown.
+    """
+    # On JAX an unknown size is a symbol.
+    return tuple(
+        sizes[0] if isinstance(sizes[0], int) and len(set(sizes)) == 1 else None
+        for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)
+    )
 
 
 def _has_unique_names(network: keras.Model, paths: Sequence[str]) -> bool:

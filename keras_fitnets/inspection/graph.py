@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_fitnets import backend
 from keras_fitnets.layers import Maxout
 from keras_fitnets.utils.keras_private import get_build_shape
 from keras_fitnets.utils.keras_private import get_producer
@@ -39,9 +40,9 @@ def call_network(network: keras.Model, x: Any, training: bool) -> Any:
     """Return the network's outputs, whether or not its `call` takes `training`."""
     # Keras rejects an argument that `call` does not declare.
     parameters = inspect.signature(network.call).parameters.values()
-    if any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters):
-        return network(x, training=training)
-    return network(x)
+    takes = any(p.name == "training" or p.kind is p.VAR_KEYWORD for p in parameters)
+    with backend.keep_logits(lambda: get_descendants(network)):
+        return network(x, training=training) if takes else network(x)
 
 
 def make_flat_pass(network: keras.Model, like: Any) -> Callable[..., list[Any]]:
@@ -120,7 +121,10 @@ def get_children(layer: keras.layers.Layer) -> dict[str, list[keras.layers.Layer
     # The graph lists every layer, and attributes would add Keras' own bookkeeping.
     if isinstance(layer, keras.Model) and is_symbolic(layer):
         return found
-    for attribute, value in vars(layer).items():
+    attributes = dict(vars(layer))
+    # On PyTorch a layer keeps those of its attributes that are layers apart.
+    attributes |= attributes.pop("_modules", {})
+    for attribute, value in attributes.items():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, keras.layers.Layer):
                 add(item.name, item)

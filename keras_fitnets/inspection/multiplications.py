@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fitnets import backend
 from keras_fitnets.inspection import graph
 from keras_fitnets.inspection.graph import check_built
 from keras_fitnets.utils.checks import is_text_dtype
@@ -57,6 +58,11 @@ def multiplications(network: keras.Model, x: Any = None) -> int:
     >>> kf.report.multiplications(kf.models.build("fitnet1"))
     30150024
     """
+    backend.check_tensorflow(
+        "kf.report.multiplications",
+        "Save the network as a `.keras` file, and run KERAS_BACKEND=tensorflow "
+        "keras-fitnets report network.keras.",
+    )
     if not isinstance(network, keras.Model):
         raise TypeError(f"A network must be a keras.Model; received {network!r}.")
     graph = _traced(check_built(network), _one_sample(network, x))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fitnets import backend
 from keras_fitnets.inspection.multiplications import multiplications
 from keras_fitnets.losses import check_activation
 from keras_fitnets.report.table import Report
@@ -80,6 +81,7 @@ def compare(
         TypeError: if `models` is not a dictionary of models.
         ValueError: for models of other inputs or outputs than the first, labels that do
             not fit, or outputs that are NaN or infinity.
+        ValueError: on another backend of Keras than TensorFlow.
         FileNotFoundError: if there is no such file.
         ImportError: if the runtime of a file is not installed.
 
@@ -100,6 +102,11 @@ def compare(
     >>> [row["multiplications"] for row in report.rows]
     [448, 28]
     """
+    backend.check_tensorflow(
+        "kf.report.compare",
+        "Save the networks as `.keras` files, and run KERAS_BACKEND=tensorflow "
+        "keras-fitnets report teacher.keras student.keras.",
+    )
     _check_arguments(models, batch_size, repeats, activation)
     runners = {name: load_runner(model) for name, model in models.items()}
     x, y = (None, None) if data is None else to_arrays(data)

@@ -232,7 +232,7 @@ def _take_batch(
         return unpack_batch(name, x[0])
     if is_dataset(x):
         for batch in x:
-            return unpack_batch(name, batch)
+            return unpack_batch(name, backend.from_tf_dataset(batch))
         raise ValueError(
             f"{name} is a dataset that turned out to be empty. Pass one with at least "
             "one batch: see what `.filter()` or `.skip()` leaves of it."

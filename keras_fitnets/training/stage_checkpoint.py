@@ -77,6 +77,7 @@ class StageCheckpoint(keras.callbacks.Callback):
         self._callbacks = callbacks
         self._fresh: list[dict[str, str]] = []
         self._saved: list[dict[str, Any]] = []
+        self._random_state: dict[str, np.ndarray] = {}
         self._settings = json.loads(json.dumps(settings, default=str))
         # `variables` includes the states of random seeds, which `weights` leaves out:
         # without them dropout would draw other masks after a resume.
@@ -125,12 +126,16 @@ class StageCheckpoint(keras.callbacks.Callback):
         ]
         if self.done:
             self._restore_callbacks()
+            # The next stage goes on with the random numbers.
+            self._restore_random_state()
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._fresh = [
             _get_callback_state(callback, {}) for callback in self._callbacks
         ]
         self._restore_callbacks()
+        # Not earlier: to build a model Keras may draw a first order of the samples.
+        self._restore_random_state()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
@@ -154,9 +159,17 @@ class StageCheckpoint(keras.callbacks.Callback):
             ).reshape(variable.shape)
             for i, variable in enumerate(self._variables)
         ]
+        kind = "random "
+        self._random_state = {
+            n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)
+        }
         with replicas.enter_scope(self._distiller):
             for variable, value in zip(self._variables, values, strict=True):
                 variable.assign(value)
+
+    def _restore_random_state(self) -> None:
+        backend.set_random_state(self._random_state)
+        self._random_state = {}
 
     def _restore_callbacks(self) -> None:
         """Set the attributes of the callbacks to their saved values."""
@@ -188,7 +201,8 @@ class StageCheckpoint(keras.callbacks.Callback):
                 "callbacks": changed,
             },
             {digest: array for digest, array in arrays.items() if digest in text}
-            | to_storable(values, "variable"),
+            | to_storable(values, "variable")
+            | {f"random {n}": a for n, a in backend.get_random_state().items()},
         )
 
     def _check_numbers(self, epoch: int, logs: dict[str, Any]) -> None:

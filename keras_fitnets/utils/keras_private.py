@@ -22,6 +22,8 @@ from typing import NamedTuple
 import keras
 from keras.src import backend
 from keras.src.backend.common import global_state
+from keras.src.backend.common.tensor_attributes import get_tensor_attr
+from keras.src.backend.common.tensor_attributes import set_tensor_attr
 
 # ── What Keras attaches to tensors ──────────────────────────────────────────────────
 
@@ -39,11 +41,48 @@ def get_mask(tensor: Any) -> Any:
 def get_logits(outputs: Any) -> Any:
     """Return the logits behind a softmax's or sigmoid's outputs, or None.
 
-    Keras 3.15 keeps them in `_keras_logits` where the TensorFlow backend computed the
-    outputs, and its own crossentropies read them there, because the logarithm of a
-    probability that was rounded to 0 or 1 has lost them. Nothing public returns them.
+    Keras 3.15 keeps them in `_keras_logits` on TensorFlow and PyTorch, and its own
+    crossentropies read them there, because the logarithm of a probability that was
+    rounded to 0 or 1 has lost them. Nothing public returns them. On JAX, whose tensors
+    take no attributes, `keep_logits` notes them where Keras notes masks.
     """
-    return getattr(outputs, "_keras_logits", None)
+    return get_tensor_attr(outputs, "_keras_logits")
+
+
+@contextlib.contextmanager
+def keep_logits(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Note the logits behind each softmax and sigmoid that these layers compute.
+
+    For JAX, where Keras 3.15 drops them.
+    """
+
+    def call_softmax(call: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = call(inputs, *args, **kwargs)
+        set_tensor_attr(outputs, "_keras_logits", inputs)
+        return outputs
+
+    def noting(activation: Any) -> Any:
+        @functools.wraps(activation)
+        def activate(logits: Any) -> Any:
+            outputs = activation(logits)
+            set_tensor_attr(outputs, "_keras_logits", logits)
+            return outputs
+
+        return activate
+
+    known = (keras.activations.softmax, keras.activations.sigmoid)
+    ends = [one for one in layers if getattr(one, "activation", None) in known]
+    before = [layer.activation for layer in ends]
+    for layer, activation in zip(ends, before, strict=True):
+        # Keras' own `__setattr__` would track what is assigned.
+        object.__setattr__(layer, "activation", noting(activation))
+    softmaxes = [one for one in layers if isinstance(one, keras.layers.Softmax)]
+    try:
+        with wrap_layers(softmaxes, call_softmax):
+            yield
+    finally:
+        for layer, activation in zip(ends, before, strict=True):
+            object.__setattr__(layer, "activation", activation)
 
 
 def set_mask_and_logits(tensor: Any, mask: Any, logits: Any) -> None:
@@ -55,7 +94,7 @@ def set_mask_and_logits(tensor: Any, mask: Any, logits: Any) -> None:
     if mask is not None:
         backend.set_keras_mask(tensor, mask)
     if logits is not None:
-        tensor._keras_logits = logits
+        set_tensor_attr(tensor, "_keras_logits", logits)
 
 
 class Producer(NamedTuple):
@@ -458,18 +497,18 @@ class _ScaledSteps:
     @classmethod
     def get(cls, optimizer: Any) -> "_ScaledSteps":
         """Return what hides an optimizer's methods already, or will."""
-        steps = getattr(optimizer.update_step, "__self__", None)
+        steps = getattr(optimizer._backend_update_step, "__self__", None)
         return steps if isinstance(steps, cls) else cls(optimizer)
 
     def __init__(self, optimizer: Any) -> None:
         if type(optimizer).apply is not keras.optimizers.Optimizer.apply:
             raise ValueError(
-                "`learning_rate_factor` needs an optimizer that updates one variable "
-                f"at a time, in `update_step`; {type(optimizer).__name__} defines "
-                "`apply`. Leave `learning_rate_factor` at 1, or use another optimizer."
+                "`learning_rate_factor` needs an optimizer that updates variables in "
+                f"`update_step`; {type(optimizer).__name__} defines `apply`. Leave "
+                "`learning_rate_factor` at 1, or use another optimizer."
             )
         self._optimizer = optimizer
-        self._update_step = optimizer.update_step
+        self._update_step = optimizer._backend_update_step
         self._apply_weight_decay = optimizer._apply_weight_decay
         self._get_current_learning_rate = optimizer._get_current_learning_rate
         self._count = 0
@@ -482,7 +521,7 @@ class _ScaledSteps:
         self._count += 1
         # Keras' own `__setattr__` would track what is assigned.
         for name, method in {
-            "update_step": self.update_step,
+            "_backend_update_step": self.update_step,
             "_apply_weight_decay": self.apply_weight_decay,
             "_get_current_learning_rate": self.get_learning_rate,
         }.items():
@@ -491,14 +530,22 @@ class _ScaledSteps:
     def leave(self) -> None:
         self._count -= 1
         if self._count == 0:
-            for name in ("update_step", "_apply_weight_decay"):
+            for name in ("_backend_update_step", "_apply_weight_decay"):
                 object.__delattr__(self._optimizer, name)
             object.__delattr__(self._optimizer, "_get_current_learning_rate")
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if self._is_scaled(variable):
-            learning_rate = learning_rate * self._factor
-        self._update_step(gradient, variable, learning_rate)
+    def update_step(
+        self, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        # PyTorch's optimizers update all variables at once, and the others one by one.
+        for is_scaled, factor in ((False, 1), (True, self._factor)):
+            pairs = [
+                (gradient, variable)
+                for gradient, variable in zip(gradients, variables, strict=True)
+                if self._is_scaled(variable) == is_scaled
+            ]
+            if pairs:
+                self._update_step(*zip(*pairs, strict=True), learning_rate * factor)
 
     def apply_weight_decay(self, variables: Sequence[Any]) -> None:
         self._apply_weight_decay([v for v in variables if not self._is_scaled(v)])
@@ -554,6 +601,20 @@ def serialize_loss(loss: Any) -> Any:
         for name, value in getattr(loss, "_fn_kwargs", {}).items():
             if name in parameters:
                 config["config"].setdefault(name, value)
+    return config
+
+
+def to_portable_optimizer(config: Any) -> Any:
+    """Return a serialised optimizer that every backend of Keras can load.
+
+    On PyTorch the optimizers of Keras 3.15 are classes of their own, whose module is
+    written into the file: on another backend it would load PyTorch's optimizer.
+    """
+    if not isinstance(config, dict):
+        return config
+    config = {name: to_portable_optimizer(value) for name, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend."):
+        config |= {"module": "keras.optimizers", "registered_name": None}
     return config
 
 
