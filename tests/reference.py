@@ -5,6 +5,7 @@ disagree with the package. Losses are one value per sample; the last axis of an 
 holds its classes or units.
 """
 
+import keras
 import numpy as np
 
 ACTIVATIONS = {
@@ -17,6 +18,9 @@ ACTIVATIONS = {
 
 
 def f64(array):
+    # A tensor may be on another device, or hold the operations that made it.
+    if keras.ops.is_tensor(array):
+        array = keras.ops.convert_to_numpy(array)
     return np.asarray(array, "float64")
 
 
@@ -24,7 +28,8 @@ def f64(array):
 
 
 def log_softmax(logits):
-    shifted = f64(logits) - np.max(logits, axis=-1, keepdims=True)
+    logits = f64(logits)
+    shifted = logits - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
 
@@ -54,6 +59,7 @@ def to_logits(outputs, activation, from_logits):
 
 def crossentropy(targets, logits, activation="softmax"):
     """H(P, Q), of probabilities P and the logits of Q; a mean over sigmoid units."""
+    logits = f64(logits)
     if activation == "softmax":
         return -np.sum(targets * log_softmax(logits), axis=-1)
     on, off = np.logaddexp(0.0, -logits), np.logaddexp(0.0, logits)

@@ -41,7 +41,7 @@ def check_metadata():
     assert found["Version"] == kf.__version__
     assert found["License-Expression"] == "Apache-2.0"
     assert "knowledge distillation" in found["Keywords"].split(",")
-    extras = {"dev", "docs", "examples", "export", "hub", "tuner"}
+    extras = {"dev", "docs", "examples", "export", "hub", "jax", "torch", "tuner"}
     assert set(found.get_all("Provides-Extra")) == extras
     required = importlib.metadata.requires("keras-fitnets")
     assert sum("extra ==" not in one for one in required) == 8

@@ -119,7 +119,8 @@ def two_replicas():
 def given(model, x, y, options):
     """The data and the other options of `fit` or `evaluate`."""
     options = {"batch_size": len(x), "verbose": 0, **options}
-    if model.distribute_strategy.num_replicas_in_sync == 1:
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
         return {"x": x, "y": y, **options}
     weight, size = options.pop("sample_weight", None), options.pop("batch_size")
     return {"x": batches(x, y, weight, size), **options}

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "layers": {"keras", "utils"},
     "models": {"keras", "layers", "utils"},
     "datasets": {"keras", "tensorflow", "tensorflow_datasets", "sklearn", "utils"},
-    "inspection": {"keras", "tensorflow", "layers", "utils"},
+    "inspection": {"keras", "tensorflow", "layers", "utils", "backend"},
     "distribution": {"keras", "tensorflow", "utils", "backend"},
     "distillation": {
         *("keras", "tensorflow", "utils", "backend"),
@@ -37,14 +37,14 @@ MAY_IMPORT = {
     },
     "cache": {
         *("keras", "tensorflow", "filelock"),
-        *("utils", "inspection", "distillation"),
+        *("utils", "backend", "inspection", "distillation"),
     },
     "runtimes": {
         *("keras", "tensorflow"),
         *("utils", "losses", "inspection", "distillation"),
     },
-    "report": {"keras", "utils", "losses", "inspection", "runtimes"},
-    "export": {"keras", "tensorflow", "utils", "inspection", "runtimes"},
+    "report": {"keras", "utils", "backend", "losses", "inspection", "runtimes"},
+    "export": {"keras", "tensorflow", "utils", "backend", "inspection", "runtimes"},
     "plots": {"keras", "matplotlib", "utils", "inspection", "distillation"},
     "tuning": {
         *("keras", "keras_tuner", "tensorflow", "matplotlib"),
@@ -107,6 +107,7 @@ PRIVATE_PLACES = {
 PRIVATE_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.python")
 PRIVATE_NAMES = {
     "_apply_weight_decay",
+    "_backend_update_step",
     "_compile_config",
     "_compile_loss",
     "_compile_metrics",

@@ -195,7 +195,7 @@ def test_each_stage_has_a_fresh_optimizer_of_the_compiled_configuration():
     first, second = note.optimizers
     assert first is not second and compiled not in note.optimizers
     for optimizer, state in zip(note.optimizers, note.states, strict=True):
-        assert type(optimizer) is keras.optimizers.Adam
+        assert isinstance(optimizer, keras.optimizers.Adam)
         iterations, learning_rate, *moments = state
         assert iterations == 0
         np.testing.assert_array_equal(learning_rate, np.float32(0.01))
@@ -228,9 +228,9 @@ def test_each_stage_can_have_an_optimizer_of_its_own():
     stages = [kf.Stage("hint", 2, optimizer=own), kf.Stage("kd", 2, optimizer="adam")]
     train_stages(model, stages, callbacks=[note])
     hint, kd = note.optimizers
-    assert type(hint) is keras.optimizers.RMSprop and hint.rho == 0.5
+    assert isinstance(hint, keras.optimizers.RMSprop) and hint.rho == 0.5
     np.testing.assert_allclose(hint.learning_rate, 0.02)
-    assert type(kd) is keras.optimizers.Adam
+    assert isinstance(kd, keras.optimizers.Adam)
     assert not own.built
 
 
@@ -241,7 +241,7 @@ def test_a_second_call_has_the_compiled_optimizer_again():
     train_stages(model, [first, kf.Stage("kd", 1, optimizer="rmsprop")])
     train(model, 1, 1, callbacks=[note])
     for optimizer in note.optimizers:
-        assert type(optimizer) is keras.optimizers.SGD
+        assert isinstance(optimizer, keras.optimizers.SGD)
         np.testing.assert_allclose(optimizer.learning_rate, 0.01)
 
 

@@ -254,7 +254,7 @@ class Halving(keras.optimizers.schedules.LearningRateSchedule):
         self.start = start
 
     def __call__(self, step):
-        return self.start * 0.5 ** tf.cast(step, "float32")
+        return self.start * 0.5 ** keras.ops.cast(step, "float32")
 
 
 class Doubled(layers.Dense):

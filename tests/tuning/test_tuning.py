@@ -488,9 +488,9 @@ def test_what_a_search_knows_is_whole_in_the_instant_of_a_kill(tmp_path, monkeyp
     files += (tmp_path / "search").glob("trial_*/trial.json")
     before = [path.read_bytes() for path in files]
     assert len([json.loads(state) for state in before]) == 4
-    for instant in ("GFile", "rename"):
+    for owner, instant in ((Path, "write_text"), (os, "replace")):
         with monkeypatch.context() as patch:
-            patch.setattr(tf.io.gfile, instant, killed)
+            patch.setattr(owner, instant, killed)
             for part in (found, found.oracle):
                 with pytest.raises(KeyboardInterrupt):
                     part.save()

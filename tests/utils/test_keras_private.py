@@ -269,7 +269,7 @@ def test_the_learning_rate_is_scaled_for_some_variables_alone():
     message = "Keras' optimizers work otherwise: change `scale_learning_rate`."
     assert float(slow[0]) == pytest.approx(1 - 0.5 * 0.15), message
     assert float(fast[0]) == pytest.approx(1 - 0.15), message
-    assert "update_step" not in vars(optimizer)
+    assert "_backend_update_step" not in vars(optimizer)
 
 
 def test_the_metric_that_tracks_the_loss_is_named_loss():
@@ -403,3 +403,44 @@ def test_the_former_file_format_is_recognised(tmp_path):
     model.save(tmp_path / "new.keras")
     model.save(tmp_path / "old.h5")
     assert seen == [False, True], "Keras says so elsewhere: change `is_legacy_file`."
+
+
+def test_a_scope_holds_other_values_until_it_is_left():
+    variable = keras.Variable(1.0)
+    assert not keras_private.in_stateless_scope()
+    with keras.StatelessScope(state_mapping=[(variable, keras.ops.ones(()) * 2)]):
+        assert float(variable) == 2
+        assert keras_private.in_stateless_scope()
+        with keras_private.leave_stateless_scope():
+            assert float(variable) == 1, "Keras holds its scope in another place."
+            assert not keras_private.in_stateless_scope()
+        assert float(variable) == 2
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid", "layer"])
+def test_logits_are_kept_and_the_layers_left_as_they_were(end):
+    dense = keras.layers.Dense(3, None if end == "layer" else end)
+    layers = [dense, keras.layers.Softmax()] if end == "layer" else [dense]
+    network = keras.Sequential([keras.Input((4,)), *layers])
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    activation = dense.activation
+    with keras_private.keep_logits(layers):
+        outputs = network(x)
+        assert dense.activation is not activation or end == "layer"
+    assert dense.activation is activation
+    expected = x @ dense.get_weights()[0]
+    found = keras.ops.convert_to_numpy(keras_private.get_logits(outputs))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_of_one_backend_is_written_for_all():
+    module = "keras.src.backend.torch.optimizers.torch_adam"
+    inner = {"module": module, "class_name": "Adam", "config": {"beta_1": 0.5}}
+    outer = {"module": "keras.optimizers", "config": {"inner_optimizer": inner}}
+    written = keras_private.to_portable_optimizer({**outer, "registered_name": None})
+    found = written["config"]["inner_optimizer"]
+    assert isinstance(
+        keras.saving.deserialize_keras_object(found), keras.optimizers.Adam
+    )
+    assert found["module"] == "keras.optimizers"
+    assert inner["module"] == module
