@@ -11,7 +11,12 @@ NEWEST := benchmarks docs examples fuzz notebooks readme release reliability stu
 # checkpoints, files, strategies, XLA and the converters differ between versions.
 LOWEST_SLOW := cache callbacks distillation distribution export training
 
-.PHONY: demo test test-fast test-lowest coverage check docs wheel format notebooks clean
+# What a student goes through while it is trained, on Keras' other backends.
+TRAINING := backends cache callbacks distillation inspection plots training tuning
+# The release that the tests are run with: PyTorch for CPUs is not in every index.
+TORCH := torch==2.13.0
+
+.PHONY: demo test test-fast test-lowest test-jax test-torch coverage check docs wheel format notebooks clean
 
 demo: .venv/installed
 	$(BIN)/python examples/digits.py
@@ -30,6 +35,18 @@ coverage: .venv/installed
 test-lowest: .venv-lowest/installed
 	$(LOWEST)/python -m pytest -m "not slow" $(NEWEST:%=--ignore tests/project/test_%.py)
 	$(LOWEST)/python -m pytest -m slow $(LOWEST_SLOW:%=tests/%)
+
+# Without what is for TensorFlow alone: see tests/left_out.py. The backends beside each
+# other are run once.
+test-jax test-torch: test-%: .venv/backends
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -m "not slow" $(TRAINING:%=tests/%) \
+		tests/test_losses.py tests/test_layers.py
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -m slow tests/training \
+		$(if $(findstring jax,$*),tests/backends)
+
+.venv/backends: .venv/installed
+	$(BIN)/python -m pip install --editable '.[jax]' $(TORCH)
+	touch $@
 
 check: .venv/installed
 	$(BIN)/ruff check
