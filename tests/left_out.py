@@ -53,7 +53,6 @@ ON_TORCH = {
     "test_the_step_is_exact_however_it_is_run": _DYNAMO,
     "test_assignment_changes_the_next_step[jit_compile]": _DYNAMO,
     "test_float16_student_has_its_loss_scaled[options1": _DYNAMO,
-    "test_networks_of_any_make_and_dtype[channels_first": "a layout of GPUs",
 }
 
 

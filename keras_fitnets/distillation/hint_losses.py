@@ -10,6 +10,7 @@ from keras_fitnets.distillation.own_losses import call_own_loss
 from keras_fitnets.distillation.own_losses import find_values_shape
 from keras_fitnets.distribution.label_loss import compute_sample_values
 from keras_fitnets.utils.keras_private import serialize_loss
+from keras_fitnets.utils.tensors import divide_or_zero
 from keras_fitnets.utils.tensors import upcast_to_float32
 from keras_fitnets.utils.tensors import zero_masked
 
@@ -96,7 +97,7 @@ def evaluate_own_loss(loss: Any, hint: Any, prediction: Any, mask: Any) -> Any:
         mask = ops.expand_dims(mask, -1)
     counts = ops.cast(mask, values.dtype) * ops.ones_like(values)
     total = ops.sum(zero_masked(values, mask), axis=axes)
-    return ops.divide_no_nan(total, ops.sum(counts, axis=axes))
+    return divide_or_zero(total, ops.sum(counts, axis=axes))
 
 
 def check_own_loss(

@@ -52,6 +52,7 @@ from keras_fitnets.utils.tensors import cast_to_widest_dtype
 from keras_fitnets.utils.tensors import combine_masks
 from keras_fitnets.utils.tensors import divide_or_zero
 from keras_fitnets.utils.tensors import flatten_present
+from keras_fitnets.utils.tensors import upcast_to_float32
 from keras_fitnets.utils.tensors import zero_masked
 
 TERMS = ("label_loss", "kd_loss", "hint_loss")
@@ -587,7 +588,7 @@ def _weight_per_sample(sample_weight: Any) -> Any:
         return None
     means = []
     for weight in flat:
-        weight = ops.cast(weight, "float32")
+        weight = upcast_to_float32(weight)
         axes = tuple(range(1, len(weight.shape)))
         means.append(ops.mean(weight, axis=axes) if axes else weight)
-    return sum(means) / len(means)
+    return sum(cast_to_widest_dtype(means)) / len(means)

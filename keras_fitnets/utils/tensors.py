@@ -79,7 +79,7 @@ def find_widest_dtype(*dtypes: Any) -> str:
 
 
 def divide_or_zero(total: Any, count: Any) -> Any:
-    """Return the quotient of two scalars of one dtype, 0 where the divisor is 0."""
+    """Return the quotient of tensors of one dtype, 0 where the divisor is 0."""
     # Keras' `divide_no_nan` computes in 32 bits on PyTorch.
     is_zero = ops.equal(count, 0)
     quotient = total / ops.where(is_zero, ops.ones_like(count), count)

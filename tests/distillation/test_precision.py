@@ -336,6 +336,26 @@ def test_hints_whose_squares_overflow_float16_stay_right(teacher, student):
         tiny.assert_close(old - new, gradient, tolerance)
 
 
+@pytest.mark.parametrize("stage", ["hint", "kd"])
+def test_weights_of_samples_are_not_rounded_in_float64(stage):
+    x, y = tiny.data()
+    distiller = distil("float64", "float64", stage)
+    weights = np.random.default_rng(0).uniform(size=len(x))
+    hint, teacher_logits = layers(distiller.teacher.models[0], x)
+    hidden, logits = layers(distiller.student, x)
+    if stage == "hint":
+        regressed = reference.f64(distiller.regressors[0](hidden))
+        values = reference.hint_loss(hint, regressed)
+    else:
+        temperature = distiller.temperature
+        values = reference.soft_target_crossentropy(teacher_logits, logits, temperature)
+    # Keras would round the weights of arrays itself, to its default type.
+    weighted = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(len(x))
+    logs = distiller.evaluate(weighted, verbose=0, return_dict=True)
+    expected = {f"{stage}_loss": np.mean(values * weights)}
+    tiny.assert_logs(logs, expected, ROUNDINGS * EPSILON["float64"])
+
+
 def test_confident_units_that_agree_keep_their_loss_and_gradient():
     teacher, student = np.float32([[20.0, -20.0]]), np.float32([[18.0, -18.0]])
 
