@@ -777,3 +777,97 @@ def test_a_file_of_an_earlier_version_is_read():
     for name in ("loss", "mask", "places"):
         del config[name]
     assert kf.Hint.from_config(config) == kf.Hint("a", "b", weight=2.0)
+
+
+# What mutants of the objective have shown to be unseen
+
+
+def test_a_hint_has_the_mean_of_each_samples_weights():
+    """Of weights for time steps; some of one sample may be zero, of another all."""
+    teacher, student = text_network(8), text_network(4)
+    model = compiled(teacher, student, ("h", "h"), stage="hint")
+    tokens = np.where(TOKENS == 0, 1, TOKENS)
+    weights = RNG.uniform(size=tokens.shape)
+    weights[0], weights[1, 2:] = 0, 0
+    u, v = hidden(teacher, tokens), hidden(student, tokens)
+    prediction = np.asarray(model.regressors[0](v))
+    values = half_squares(u, prediction, np.ones(tokens.shape, bool))
+    y = np.zeros(tokens.shape, int)
+    logs = model.evaluate(
+        tokens, y, sample_weight=weights, batch_size=8, verbose=0, return_dict=True
+    )
+    expected = np.mean(values * weights.mean(axis=1))
+    np.testing.assert_allclose(logs["hint_loss"], expected, rtol=1e-5)
+
+
+def test_hints_of_known_and_unknown_sizes_share_one_factor():
+    def network(width):
+        inputs = keras.Input((None, None, 3))
+        maps = layers.Conv2D(width, 3, padding="same", name="h")(inputs)
+        pooled = layers.GlobalAveragePooling2D(name="pooled")(maps)
+        return keras.Model(inputs, layers.Dense(3)(pooled))
+
+    model = compiled(network(8), network(4), [("h", "h"), ("pooled", "pooled")], None)
+    assert model.hint_weight == pytest.approx(1 / (8 + 8))
+    logs = model.evaluate(IMAGES, batch_size=8, verbose=0, return_dict=True)
+    # One of the two hints has 64 places, the other is one itself.
+    factor = model.hint_weight / np.mean([IMAGES.shape[1] * IMAGES.shape[2], 1])
+    expected = 4.0 * logs["kd_loss"] + factor * logs["hint_loss"]
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
+
+
+class Pooled(layers.Layer):
+    """A regressor of one's own that has no steps."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.dense = layers.Dense(units)
+
+    def build(self, shape):
+        self.dense.build((shape[0], shape[-1]))
+
+    def call(self, x):
+        return self.dense(ops.mean(x, axis=1))
+
+
+@pytest.mark.parametrize("keeps_steps", [True, False])
+def test_a_regressor_of_ones_own_keeps_the_mask_if_it_keeps_the_steps(keeps_steps):
+    teacher, student = text_network(8), text_network(4, 0)
+    if not keeps_steps:
+        inputs = keras.Input((6,))
+        x = layers.Embedding(20, 8)(inputs)
+        x = layers.GlobalAveragePooling1D(name="h")(x)
+        teacher = keras.Model(inputs, layers.RepeatVector(6)(layers.Dense(4)(x)))
+    regressor = layers.Dense(8) if keeps_steps else Pooled(8)
+    hint = kf.Hint("h", "h", regressor=regressor)
+    model = compiled(teacher, student, hint, stage="hint")
+    u, v = hidden(teacher, TOKENS), hidden(student, TOKENS) * REAL[..., None]
+    prediction = np.asarray(model.regressors[0](v))
+    if keeps_steps:
+        expected = half_squares(u, prediction, REAL).mean()
+    else:
+        expected = reference.hint_loss(u, prediction).mean()
+    y = RNG.integers(0, 4, (8, 6))
+    np.testing.assert_allclose(hint_log(model, TOKENS, y), expected, rtol=1e-5)
+
+
+def test_outputs_in_a_row_are_of_the_pixels_too():
+    """A label map of one axis, as behind a Reshape."""
+
+    def network(width, *front):
+        convolution = layers.Conv2D(width, 3, padding="same", name="h")
+        head = [layers.Conv2D(3, 1), layers.Reshape((64, 3))]
+        return keras.Sequential([keras.Input((8, 8, 3)), *front, convolution, *head])
+
+    student = network(4, layers.RandomFlip())
+    assert_moved(lambda: kf.Distiller(network(8), student), "RandomFlip")
+
+
+def test_networks_of_one_fixed_size_of_batch_are_taken():
+    def network(width):
+        inputs = keras.Input((4,), batch_size=4)
+        return keras.Model(inputs, layers.Dense(3)(layers.Dense(width)(inputs)))
+
+    model = compiled(network(8), network(4), None, None)
+    logs = model.fit(np.ones((8, 4)), batch_size=4, verbose=0).history
+    assert logs["kd_loss"][0] > 0
