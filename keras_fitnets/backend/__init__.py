@@ -65,26 +65,3 @@ run_step = _backend.run_step
 set_random_state = _backend.set_random_state
 sync_variables = _backend.sync_variables
 widest_float = _backend.widest_float
-
-__all__ = [
-    "apply_gradients",
-    "check_tensorflow",
-    "compile_function",
-    "compute_gradients",
-    "describe_outputs",
-    "flatten_tensors",
-    "from_tf_dataset",
-    "get_random_state",
-    "get_strategy",
-    "is_traced",
-    "keep_logits",
-    "keep_variables",
-    "list_state",
-    "no_gradients",
-    "num_replicas",
-    "outside_step",
-    "run_step",
-    "set_random_state",
-    "sync_variables",
-    "widest_float",
-]

@@ -25,8 +25,6 @@ else:
 
     tf = _LazyModule("tensorflow")
 
-__all__ = ["is_ragged", "is_tf_dataset", "tf"]
-
 
 def is_tf_dataset(data: Any) -> bool:
     """Whether something is a `tf.data.Dataset`; TensorFlow is not imported for it."""

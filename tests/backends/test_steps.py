@@ -11,7 +11,6 @@ import scenarios
 import tiny
 
 import keras_fitnets as kf
-from keras_fitnets import backend
 
 X, Y = scenarios.data()
 X = X.astype("float32")
@@ -146,7 +145,3 @@ def test_the_logits_behind_confident_probabilities_are_exact(end):
 def test_what_needs_tensorflow_says_so_and_how_to_go_on(call):
     with pytest.raises(ValueError, match="needs the backend TensorFlow.*\\. .*keras"):
         call()
-
-
-def test_a_backend_has_every_name():
-    assert all(hasattr(backend, name) for name in backend.__all__)

@@ -187,6 +187,26 @@ def test_importing_the_package_needs_no_late_one():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_the_backends_have_the_same_names():
+    """With the same arguments, and no other."""
+    found = {}
+    for name in ("tensorflow", "jax", "torch"):
+        tree = ast.parse((PACKAGE / "backend" / f"{name}.py").read_text("utf-8"))
+        found[name] = {
+            part.name: [argument.arg for argument in part.args.args]
+            for part in tree.body
+            if isinstance(part, ast.FunctionDef) and part.name[0] != "_"
+        }
+    # Of the arguments of a step JAX has one more, the state.
+    assert found["jax"].pop("run_step") == ["model", "step", "state", "data"]
+    for name in ("tensorflow", "torch"):
+        assert found[name].pop("run_step") == ["model", "step", "data"]
+    assert found["tensorflow"] == found["jax"] == found["torch"]
+    chosen = (PACKAGE / "backend" / "__init__.py").read_text("utf-8")
+    for name in [*found["jax"], "run_step"]:
+        assert f"\n{name} = _backend.{name}\n" in chosen
+
+
 # The picture of the table, in CONTRIBUTING.md
 
 
