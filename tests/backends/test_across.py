@@ -44,7 +44,7 @@ def read_numbers(folder, backend, precision):
     path = folder / f"{backend}.npz"
     needs_x64 = "1" if precision == "float64" else "0"
     run(
-        *(backend, HERE / "scenarios.py", "all", precision, path),
+        *(backend, HERE / "scenarios.py", precision, path),
         JAX_ENABLE_X64=needs_x64,
     )
     return dict(np.load(path))
@@ -53,7 +53,7 @@ def read_numbers(folder, backend, precision):
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_logs_and_weights_are_those_of_tensorflow(tmp_path, precision):
     expected = read_numbers(tmp_path, "tensorflow", precision)
-    assert len(expected) > 300
+    assert len(expected) > 100
     wrong = {}
     for backend in BACKENDS[1:]:
         actual = read_numbers(tmp_path, backend, precision)
