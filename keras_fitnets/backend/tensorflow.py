@@ -112,8 +112,7 @@ def compile_function(
     constants = _to_constants(variables) if fold else []
 
     def run(*arguments: Any) -> Any:
-        if not constants:
-            return function(*arguments)
+        # Within the scope Keras collects assignments instead of making them.
         with keras.StatelessScope(state_mapping=constants):
             return function(*arguments)
 

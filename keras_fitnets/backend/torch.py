@@ -83,7 +83,7 @@ def compile_function(
     """Return a function that changes no variable; PyTorch runs it eagerly."""
 
     def run(*arguments: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), keras.StatelessScope():
             return function(*keras.tree.map_structure(_to_tensor, arguments))
 
     return run

@@ -4,7 +4,6 @@
 outputs are computed once and kept; of the student nothing is changed.
 """
 
-import contextlib
 import itertools
 import math
 import operator
@@ -24,7 +23,6 @@ from keras_fitnets.distillation.teacher_outputs import unwrap_inputs
 from keras_fitnets.distillation.validate_data import check_inputs
 from keras_fitnets.inspection import graph
 from keras_fitnets.utils.checks import check_integer
-from keras_fitnets.utils.keras_private import in_stateless_scope
 from keras_fitnets.utils.tensors import combine_masks
 from keras_fitnets.utils.tensors import flatten_present
 from keras_fitnets.utils.tensors import upcast_to_float32
@@ -240,22 +238,10 @@ class StudentEvaluator:
         return ops.convert_to_numpy(logits)
 
     def _run(self, x: Any) -> tuple[dict[int, Any], list[Any]]:
-        """Run the student; return logits with their masks, and regressed layers.
-
-        What a layer assigns to its variables meanwhile, such as the state of a seed
-        generator, is dropped.
-        """
+        """Run the student; return logits with their masks, and regressed layers."""
         run_student = self._distiller.objective.run_student
         mask_output = self._distiller.objective.mask_output
-        # Within the scope Keras collects assignments instead of making them. A scope of
-        # JAX, which is there already, does so, and holds the values of the variables.
-        scope = (
-            contextlib.nullcontext() if in_stateless_scope() else keras.StatelessScope()
-        )
-        with scope:
-            outputs, regressed = run_student(
-                x, self._stage, self._active, training=False
-            )
+        outputs, regressed = run_student(x, self._stage, self._active, training=False)
         flat = keras.tree.flatten(outputs)
         logits = {
             i: (output_pair.student.logits(flat[i]), mask_output(i, flat[i], x))
@@ -264,7 +250,10 @@ class StudentEvaluator:
         return logits, [(upcast_to_float32(tensor), mask) for tensor, mask in regressed]
 
     def _run_eagerly(self, x: Any) -> Any:
-        return self._run(_to_tensors(x))
+        # What a layer assigns to its variables meanwhile, such as the state of a seed
+        # generator, is dropped, as in a compiled function.
+        with keras.StatelessScope():
+            return self._run(_to_tensors(x))
 
     def _trace(self, example: Any) -> Any:
         """Return `_run` as one graph for batches of any size like this one."""

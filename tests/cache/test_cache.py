@@ -950,3 +950,24 @@ def test_examples_of_different_shapes_are_refused(tmp_path):
     model = kf.Distiller(teacher, keras.models.clone_model(teacher))
     with pytest.raises(ValueError, match="one shape"):
         cached(model, dataset, tmp_path)
+
+
+class Counting(layers.Layer):
+    """Counts the passes, in inference too."""
+
+    def build(self, shape):
+        self.passes = self.add_weight(
+            name="passes", initializer="zeros", trainable=False
+        )
+
+    def call(self, x):
+        self.passes.assign(self.passes + 1)
+        return x
+
+
+def test_what_a_layer_assigns_meanwhile_is_dropped(tmp_path):
+    inputs = keras.Input((6,))
+    x = layers.Dense(5, "relu", name="high")(Counting()(inputs))
+    teacher = keras.Model(inputs, layers.Dense(3)(x))
+    cached(distiller(teacher), batches(*data()), tmp_path)
+    assert [float(v) for v in teacher.variables if "passes" in v.path] == [0.0]
