@@ -24,34 +24,13 @@ import numpy as np
 import keras_fitnets as kf
 from benchmarks import networks
 from benchmarks import run
+from benchmarks.cache import STAGES
+from benchmarks.cache import time_epoch
 from keras_fitnets import backend
 from keras_fitnets.report.timing import measure_in_turns
 
 BATCH, BATCHES = 64, 4
 BACKENDS = ("tensorflow", "jax", "torch")
-STAGES = ("hint", "kd", "joint")
-
-
-class Epoch(keras.callbacks.Callback):
-    """Measures an epoch, without the start of `fit`."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self.start
-
-
-def time_epoch(name, model, x, y):
-    """Return a function that times an epoch of `fit`."""
-
-    def measure():
-        epoch = Epoch()
-        options = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
-        model.fit(x, y, callbacks=[epoch], **options)
-        return {name: epoch.seconds}
-
-    return measure
 
 
 def time_passes(teacher, x):
@@ -78,12 +57,13 @@ def measure_here(repeats: int) -> dict[str, float]:
     teacher = networks.maxout_teacher()
     student = networks.fitnet1()
     student.compile(keras.optimizers.RMSprop(1e-4), loss)
-    runs = [time_epoch("student", student, x, y), time_passes(teacher, x)]
+    size = {"batch_size": BATCH}
+    runs = [time_epoch("student", student, x, y, **size), time_passes(teacher, x)]
     for stage in STAGES:
         hints = ("conv2", "conv6")
         distiller = kf.Distiller(teacher, networks.fitnet1(), hints, stage=stage)
         distiller.compile(keras.optimizers.RMSprop(1e-4), loss)
-        runs.append(time_epoch(stage, distiller, x, y))
+        runs.append(time_epoch(stage, distiller, x, y, **size))
     return measure_in_turns(runs, repeats, warm_up=1)
 
 

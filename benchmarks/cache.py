@@ -82,12 +82,12 @@ class Epoch(keras.callbacks.Callback):
         self.seconds = self.clock() - self.start
 
 
-def time_epoch(name: str, model: keras.Model, dataset: tf.data.Dataset):
+def time_epoch(name: str, model: keras.Model, *data, **options):
     """Return a function that times one epoch, without the start of `fit`."""
 
     def run():
         epoch = Epoch()
-        model.fit(dataset, shuffle=False, verbose=0, callbacks=[epoch])
+        model.fit(*data, shuffle=False, verbose=0, callbacks=[epoch], **options)
         return {name: epoch.seconds}
 
     return run

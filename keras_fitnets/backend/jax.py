@@ -8,7 +8,6 @@ read, the teacher's among them.
 """
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -18,6 +17,10 @@ import jax
 import keras
 import numpy as np
 
+from keras_fitnets.backend.common import flatten_tensors
+from keras_fitnets.backend.common import from_tf_dataset
+from keras_fitnets.backend.common import get_strategy
+from keras_fitnets.backend.common import num_replicas
 from keras_fitnets.utils import keras_private
 from keras_fitnets.utils.keras_private import get_mask
 from keras_fitnets.utils.keras_private import in_stateless_scope
@@ -205,17 +208,17 @@ def is_traced() -> bool:
     return in_stateless_scope()
 
 
-def list_state(variables: Sequence[Any]) -> list[Any]:
-    """Return those variables that a step must be given as a part of the state."""
-    return list(variables)
-
-
 def sync_variables(model: keras.Model) -> None:
     """Let variables hold the values of the last step, within an epoch too."""
     # Keras keeps the state apart from the variables until an epoch ends. A step that
     # is being traced has no values to give.
     if not _scopes:
         model.jax_state_sync()
+
+
+def is_stateless() -> bool:
+    """Whether a step must be given the values of all variables that it reads."""
+    return True
 
 
 def compile_function(
@@ -231,12 +234,11 @@ def compile_function(
         with _enter(_Scope(variables, values)):
             return function(*arguments)
 
-    return functools.partial(_call_with_values, run, variables)
+    def run_with_values(*arguments: Any) -> Any:
+        # The program would keep the first values, if they were not arguments.
+        return run([variable.value for variable in variables], *arguments)
 
-
-def _call_with_values(run: Any, variables: Sequence[Any], *arguments: Any) -> Any:
-    # The present values are arguments, since the program would keep the first ones.
-    return run([variable.value for variable in variables], *arguments)
+    return run_with_values
 
 
 def describe_outputs(compiled: Callable[..., Any], *arguments: Any) -> Any:
@@ -261,29 +263,6 @@ def set_random_state(state: dict[str, Any]) -> None:
         np.random.set_state(legacy)  # noqa: NPY002
 
 
-def from_tf_dataset(batch: Any) -> Any:
-    """Return a batch of a `tf.data.Dataset` as the backend takes it."""
-    return keras.tree.map_structure(
-        lambda tensor: None if tensor is None else tensor.numpy(), batch
-    )
-
-
-def flatten_tensors(structure: Any) -> list[Any]:
-    """Return the tensors in a structure."""
-    return keras.tree.flatten(structure)
-
-
 def widest_float() -> str:
     """Return the floating dtype of most digits that is switched on."""
     return jax.dtypes.canonicalize_dtype("float64").name
-
-
-def num_replicas() -> int:
-    """Return how many replicas run the step."""
-    # `keras.distribution` divides a step that is written for one device.
-    return 1
-
-
-def get_strategy(model: keras.Model | None = None) -> Any:
-    """Return None: there is no `tf.distribute` strategy."""
-    return None

@@ -8,18 +8,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_fitnets.backend.common import keep_logits
+from keras_fitnets.backend.common import keep_variables
+from keras_fitnets.backend.common import run_step
+from keras_fitnets.backend.common import sync_variables
+
 # TensorFlow cannot hold more than 2 GB of constants in a graph.
 MAX_CONSTANT_BYTES = 2**30
-
-
-def run_step(model: keras.Model, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run a training or test step, and return what Keras' trainer expects of it."""
-    return step(data)
-
-
-def keep_variables(model: keras.Model, function: Callable[..., Any]) -> Any:
-    """Return a step of Keras, after whose failure variables have their values."""
-    return function
 
 
 def compute_gradients(
@@ -68,14 +63,6 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def keep_logits(
-    get_layers: Callable[[], Sequence[Any]],
-) -> contextlib.AbstractContextManager[Any]:
-    """Keep the logits behind the probabilities that these layers compute."""
-    # Keras attaches them to the probabilities itself.
-    return contextlib.nullcontext()
-
-
 def outside_step() -> contextlib.AbstractContextManager[Any]:
     """Read the true values of variables inside of this block, also within a step."""
     # Within a trace variables are symbolic.
@@ -87,14 +74,9 @@ def is_traced() -> bool:
     return not tf.executing_eagerly()
 
 
-def list_state(variables: Sequence[Any]) -> list[Any]:
-    """Return those variables that a step must be given as a part of the state."""
-    # A step reads variables wherever they are.
-    return []
-
-
-def sync_variables(model: keras.Model) -> None:
-    """Let variables hold the values of the last step, within an epoch too."""
+def is_stateless() -> bool:
+    """Whether a step must be given the values of all variables that it reads."""
+    return False
 
 
 def compile_function(

@@ -8,17 +8,15 @@ from typing import Any
 import keras
 import torch
 
+from keras_fitnets.backend.common import flatten_tensors
+from keras_fitnets.backend.common import from_tf_dataset
+from keras_fitnets.backend.common import get_strategy
+from keras_fitnets.backend.common import keep_logits
+from keras_fitnets.backend.common import keep_variables
+from keras_fitnets.backend.common import num_replicas
+from keras_fitnets.backend.common import run_step
+from keras_fitnets.backend.common import sync_variables
 from keras_fitnets.utils.keras_private import in_stateless_scope
-
-
-def run_step(model: keras.Model, step: Callable[[Any], Any], data: Any) -> Any:
-    """Run a training or test step, and return what Keras' trainer expects of it."""
-    return step(data)
-
-
-def keep_variables(model: keras.Model, function: Callable[..., Any]) -> Any:
-    """Return a step of Keras, after whose failure variables have their values."""
-    return function
 
 
 def compute_gradients(
@@ -49,14 +47,6 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     return torch.no_grad()
 
 
-def keep_logits(
-    get_layers: Callable[[], Sequence[Any]],
-) -> contextlib.AbstractContextManager[Any]:
-    """Keep the logits behind the probabilities that these layers compute."""
-    # Keras attaches them to the probabilities itself.
-    return contextlib.nullcontext()
-
-
 def outside_step() -> contextlib.AbstractContextManager[Any]:
     """Read the true values of variables inside of this block, also within a step."""
     return contextlib.nullcontext()
@@ -68,13 +58,9 @@ def is_traced() -> bool:
     return in_stateless_scope()
 
 
-def list_state(variables: Sequence[Any]) -> list[Any]:
-    """Return those variables that a step must be given as a part of the state."""
-    return []
-
-
-def sync_variables(model: keras.Model) -> None:
-    """Let variables hold the values of the last step, within an epoch too."""
+def is_stateless() -> bool:
+    """Whether a step must be given the values of all variables that it reads."""
+    return False
 
 
 def compile_function(
@@ -119,28 +105,6 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(others)
 
 
-def from_tf_dataset(batch: Any) -> Any:
-    """Return a batch of a `tf.data.Dataset` as the backend takes it."""
-    return keras.tree.map_structure(
-        lambda tensor: None if tensor is None else tensor.numpy(), batch
-    )
-
-
-def flatten_tensors(structure: Any) -> list[Any]:
-    """Return the tensors in a structure."""
-    return keras.tree.flatten(structure)
-
-
 def widest_float() -> str:
     """Return the floating dtype of most digits."""
     return "float64"
-
-
-def num_replicas() -> int:
-    """Return how many replicas run the step."""
-    return 1
-
-
-def get_strategy(model: keras.Model | None = None) -> Any:
-    """Return None: there is no `tf.distribute` strategy."""
-    return None

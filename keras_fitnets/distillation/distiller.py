@@ -620,12 +620,12 @@ class Distiller(FitsOnWorkers):
 
     @property
     def non_trainable_variables(self) -> list[Any]:
-        # The rest of what a step reads belongs to no layer that Keras saves.
         variables = super().non_trainable_variables
+        if not backend.is_stateless():
+            return variables
+        # The rest of what a step reads belongs to no layer that Keras saves.
         known = {id(variable) for variable in [*variables, *self.trainable_variables]}
-        others = backend.list_state(
-            [*self.teacher.variables, *self._finite_guard.variables]
-        )
+        others = [*self.teacher.variables, *self._finite_guard.variables]
         return [*variables, *(one for one in others if id(one) not in known)]
 
     def _train(self, data: Any) -> dict[str, Any]:

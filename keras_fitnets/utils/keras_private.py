@@ -56,29 +56,21 @@ def keep_logits(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
     For JAX, where Keras 3.15 drops them.
     """
 
-    def call_softmax(call: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = call(inputs, *args, **kwargs)
-        set_tensor_attr(outputs, "_keras_logits", inputs)
+    def call_and_note(call: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = call(logits, *args, **kwargs)
+        set_tensor_attr(outputs, "_keras_logits", logits)
         return outputs
-
-    def noting(activation: Any) -> Any:
-        @functools.wraps(activation)
-        def activate(logits: Any) -> Any:
-            outputs = activation(logits)
-            set_tensor_attr(outputs, "_keras_logits", logits)
-            return outputs
-
-        return activate
 
     known = (keras.activations.softmax, keras.activations.sigmoid)
     ends = [one for one in layers if getattr(one, "activation", None) in known]
     before = [layer.activation for layer in ends]
     for layer, activation in zip(ends, before, strict=True):
         # Keras' own `__setattr__` would track what is assigned.
-        object.__setattr__(layer, "activation", noting(activation))
+        noting = functools.partial(call_and_note, activation)
+        object.__setattr__(layer, "activation", noting)
     softmaxes = [one for one in layers if isinstance(one, keras.layers.Softmax)]
     try:
-        with wrap_layers(softmaxes, call_softmax):
+        with wrap_layers(softmaxes, call_and_note):
             yield
     finally:
         for layer, activation in zip(ends, before, strict=True):

@@ -190,12 +190,18 @@ def test_importing_the_package_needs_no_late_one():
 def test_the_backends_have_the_same_names():
     """With the same arguments, and no other."""
     found = {}
-    for name in ("tensorflow", "jax", "torch"):
-        tree = ast.parse((PACKAGE / "backend" / f"{name}.py").read_text("utf-8"))
+    for name in ("common", "tensorflow", "jax", "torch"):
+        source = PACKAGE / "backend" / f"{name}.py"
         found[name] = {
             part.name: [argument.arg for argument in part.args.args]
-            for part in tree.body
+            for part in ast.parse(source.read_text("utf-8")).body
             if isinstance(part, ast.FunctionDef) and part.name[0] != "_"
+        }
+        shared = [one.rpartition(".") for one in imports(source)]
+        found[name] |= {
+            shared_name: found["common"][shared_name]
+            for module, _, shared_name in shared
+            if module == f"{NAME}.backend.common"
         }
     # Of the arguments of a step JAX has one more, the state.
     assert found["jax"].pop("run_step") == ["model", "step", "state", "data"]
